@@ -122,8 +122,7 @@ struct step {
 	const int32_t *block_table;	/* [sequences][max_blocks] */
 	const int32_t *logit_tokens;	/* [logit_rows]: the tokens whose next-token logits are wanted */
 	/* [sequences] or NULL: dynamic rope's growth g of a sequence's base. The frequency of pair
-	 * i becomes rope_frequencies[i] * g^(-2i/(head_dim-2)); g includes the exponent's base as
-	 * runtime/model/rope.h says. */
+	 * i becomes rope_frequencies[i] * g^(-2i/(head_dim-2)): see runtime/model/rope.h. */
 	const float *rope_growth;
 };
 

@@ -1,0 +1,12 @@
+/*
+ * forward.h - the forward pass, written once for all backends.
+ */
+#ifndef TPRUN_ENGINE_FORWARD_H
+#define TPRUN_ENGINE_FORWARD_H
+
+#include "kernels/backend.h"
+
+/* Runs one step through all layers; the logits of step->logit_tokens are then the backend's. */
+int forward(struct backend *, int32_t layers, const struct step *, struct error *err);
+
+#endif

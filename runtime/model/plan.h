@@ -1,0 +1,36 @@
+/*
+ * plan.h - what a rank would hold and use, from headers alone.
+ */
+#ifndef TPRUN_MODEL_PLAN_H
+#define TPRUN_MODEL_PLAN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/backend.h"
+#include "runtime/model/config.h"
+#include "runtime/model/shard.h"
+
+struct plan_options {
+	bool cuda; /* which backend's needs */
+	enum dtype dtype;
+	int32_t ranks;
+	int32_t context;	 /* positions of one sequence */
+	int32_t kv_tokens;	 /* positions that the whole cache holds; 0: those of one context */
+	int32_t max_tokens, max_sequences, max_logit_rows; /* of a step; 0: as the engine takes for
+							      one sequence */
+};
+
+/* Bytes of each kind for rank `rank`. */
+int plan_rank(const struct model_config *, const struct plan_options *, int32_t rank,
+	      struct backend_memory *out, struct error *err);
+
+/* The bytes of all kinds together. */
+uint64_t plan_total(const struct backend_memory *);
+
+/* The largest context, a multiple of KV_BLOCK and at most max_positions, with which every rank
+ * fits in `memory` bytes; 0 where not even one block does. options->context is ignored. */
+int32_t plan_largest_context(const struct model_config *, const struct plan_options *,
+			     uint64_t memory);
+
+#endif
