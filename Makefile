@@ -1,65 +1,98 @@
-# tprun. `make` builds build/tprun; `make demo` and `make test` install what is missing first.
-# Honoured: CC, NVCC, MPICC, CUDA_HOME, NCCL_HOME, CUDA_ARCHS, PKG_CONFIG_PATH, PREFIX, DESTDIR,
-# CFLAGS, BUILD (the folder of what is built), SANITIZE=1, WERROR=1, CUDA=0 (leave CUDA out).
+# tprun. `make` builds build/tprun with what the machine has; `make demo` and `make test` install
+# what is missing first (apt, as root or through sudo).
+#
+# Honoured: CC, MPICC, NVCC, CUDA_HOME, NCCL_HOME, CUDA_ARCHS, PKG_CONFIG_PATH, PREFIX, DESTDIR,
+# CFLAGS, LDFLAGS, BUILD (where things are built), SANITIZE=1, WERROR=1, CUDA=0 (leave CUDA out).
 
 BUILD ?= build
 PREFIX ?= /usr/local
 PKG_CONFIG ?= pkg-config
 MPICC ?= mpicc
 VERSION := 0.1.0
+comma := ,
 
-# ---- what this machine has ------------------------------------------------------------------
+# ---- what this machine has --------------------------------------------------------------------
+has = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo $(1))
+NEEDED := hwloc jansson libpcre2-8
+OPTIONAL := openblas libutf8proc
+FOUND := $(foreach library,$(NEEDED) $(OPTIONAL),$(call has,$(library)))
+MISSING := $(filter-out $(FOUND),$(NEEDED)) $(if $(shell command -v $(MPICC)),,$(MPICC))
+SWITCHED_OFF := $(filter-out $(FOUND),$(OPTIONAL))
+
 NVCC ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
 CUDA ?= $(if $(NVCC),1,0)
+NCCL := 0
 ifeq ($(CUDA),1)
-CUDA_ROOT := $(if $(CUDA_HOME),$(CUDA_HOME),$(patsubst %/bin/nvcc,%,$(realpath $(NVCC))))
+CUDA_ROOT := $(if $(CUDA_HOME),$(CUDA_HOME),$(patsubst %/bin/nvcc,%,$(realpath $(shell command -v $(NVCC)))))
+CUDA_LIBRARY_DIRS := $(wildcard $(addprefix $(CUDA_ROOT)/,lib64 lib targets/x86_64-linux/lib targets/sbsa-linux/lib) $(NCCL_HOME)/lib)
 NCCL_INCLUDE := $(firstword $(patsubst %/nccl.h,%,$(wildcard $(addsuffix /nccl.h,$(NCCL_HOME)/include /usr/include /usr/local/include $(CUDA_ROOT)/include))))
 NCCL := $(if $(NCCL_INCLUDE),1,0)
-else
-NCCL := 0
 endif
 
-# ---- flags ----------------------------------------------------------------------------------
-LIBRARIES := hwloc jansson libpcre2-8 libutf8proc openblas
+# ---- flags ------------------------------------------------------------------------------------
 OPTIMIZE := -O3
 WARNINGS := -Wall -Wextra -Wshadow -Wmissing-prototypes $(if $(WERROR),-Werror)
 ifdef SANITIZE
-OPTIMIZE := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
-SANITIZE_LINK := -fsanitize=address,undefined
+SANITIZERS := -fsanitize=$(if $(filter fuzzer,$(SANITIZE)),fuzzer-no-link$(comma))address,undefined
+OPTIMIZE := -O1 -fno-omit-frame-pointer $(SANITIZERS) -fno-sanitize-recover=undefined
 endif
-CPPFLAGS += -I. -D_GNU_SOURCE -DTPRUN_VERSION='"$(VERSION)"' -DTPRUN_PREFIX='"$(PREFIX)"'
-CPPFLAGS += $(if $(filter 1,$(CUDA)),-DTPRUN_CUDA) $(if $(filter 1,$(NCCL)),-DTPRUN_NCCL)
-ALL_CFLAGS = -std=gnu11 -g $(OPTIMIZE) -fopenmp $(WARNINGS) $(CPPFLAGS) \
-	$(shell $(PKG_CONFIG) --cflags $(LIBRARIES) 2>/dev/null) $(CFLAGS)
-LDLIBS = $(shell $(PKG_CONFIG) --libs $(LIBRARIES) 2>/dev/null) -lm -lpthread
+DEFINES := -D_GNU_SOURCE -DTPRUN_VERSION='"$(VERSION)"' -DTPRUN_PREFIX='"$(PREFIX)"' \
+	$(if $(filter openblas,$(FOUND)),-DTPRUN_OPENBLAS) $(if $(filter libutf8proc,$(FOUND)),-DTPRUN_UTF8PROC) \
+	$(if $(filter 1,$(CUDA)),-DTPRUN_CUDA) $(if $(filter 1,$(NCCL)),-DTPRUN_NCCL)
+ALL_CFLAGS := -std=gnu11 -g $(OPTIMIZE) -fopenmp $(WARNINGS) -I. $(DEFINES) \
+	$(if $(FOUND),$(shell $(PKG_CONFIG) --cflags $(FOUND))) $(CFLAGS)
+LIBS := $(if $(FOUND),$(shell $(PKG_CONFIG) --libs $(FOUND))) -lm -lpthread -ldl
 
+# Hopper needs its architecture-specific code (90a); the PTX of compute_80 serves what comes later.
 CUDA_ARCHS ?= 80 89 90a
-CUDA_CODE := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
-	-gencode arch=compute_80,code=compute_80
-NVCCFLAGS += -std=c++17 -O3 -lineinfo -I. $(CUDA_CODE) -Xcompiler -Wall,-Wextra \
-	$(if $(filter 1,$(NCCL)),-DTPRUN_NCCL -I$(NCCL_INCLUDE)) --threads 0 $(if $(WERROR),-Werror all-warnings)
+NVCCFLAGS += -std=c++17 -O3 -lineinfo -I. -Xcompiler -Wall,-Wextra --threads 0 \
+	$(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80 \
+	$(if $(filter 1,$(NCCL)),-DTPRUN_NCCL -I$(NCCL_INCLUDE)) $(if $(WERROR),-Werror all-warnings)
 ifeq ($(CUDA),1)
-CUDA_LIBRARY_DIRS := $(wildcard $(CUDA_ROOT)/lib64 $(CUDA_ROOT)/lib $(CUDA_ROOT)/targets/x86_64-linux/lib $(NCCL_HOME)/lib)
-CUDA_LIBS := $(addprefix -L,$(CUDA_LIBRARY_DIRS)) $(addprefix -Wl$(comma)-rpath$(comma),$(CUDA_LIBRARY_DIRS)) \
+LIBS += $(foreach d,$(CUDA_LIBRARY_DIRS),-L$(d) -Wl$(comma)-rpath$(comma)$(d)) \
 	-lcudart -lcublas -lcublasLt $(if $(filter 1,$(NCCL)),-lnccl) -lstdc++
-CPPFLAGS += -I$(CUDA_ROOT)/include $(if $(NCCL_INCLUDE),-I$(NCCL_INCLUDE))
 endif
-comma := ,
 
-# ---- sources: every .c of a folder belongs to it; main.c is linked last ----------------------
+# ---- what is built ----------------------------------------------------------------------------
+# Every source of a folder belongs to the program; all but main.c go into a library that the
+# tests link too. launcher/, the tests and the links go through mpicc, told what compiler to wrap.
 SOURCES := $(filter-out launcher/main.c,$(wildcard runtime/*/*.c kernels/*.c kernels/cpu/*.c kernels/cuda/*.c launcher/*.c))
 CUDA_SOURCES := $(if $(filter 1,$(CUDA)),$(wildcard kernels/cuda/*.cu))
-OBJECTS := $(SOURCES:%.c=$(BUILD)/obj/%.o)
-CUDA_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/obj/%.cu.o)
-TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+OBJECTS := $(SOURCES:%.c=$(BUILD)/obj/%.o) $(CUDA_SOURCES:%.cu=$(BUILD)/obj/%.cu.o)
 LIBRARY := $(BUILD)/libtprun.a
+TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/tests/gpu/%,$(wildcard tests/gpu/*.c))
+FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+MPI = OMPI_CC="$(CC)" MPICH_CC="$(CC)" $(MPICC)
 
-.PHONY: all clean
 .SECONDARY:
+.DELETE_ON_ERROR:
+.PHONY: all found tests gpu-tests fuzzers objects deps test-deps demo test test-gpu test-real fuzz check-deps install clean
+
 all: $(BUILD)/tprun
 
-# The compile of launcher/ and the links go through mpicc, told which compiler it wraps.
-MPI := OMPI_CC="$(CC)" MPICH_CC="$(CC)" $(MPICC)
+objects: $(OBJECTS) $(BUILD)/obj/launcher/main.o
+tests: $(TESTS)
+gpu-tests: $(GPU_TESTS)
+fuzzers: $(FUZZERS)
+
+# Tells what is missing before a compiler stumbles over it.
+found:
+	@for library in $(SWITCHED_OFF); do echo "$$library was not found: its part is left out"; done
+	@case $(CUDA)$(NCCL) in \
+	0?) echo "CUDA is left out: no nvcc (looked at NVCC, CUDA_HOME, PATH, /usr/local/cuda), or CUDA=0" ;; \
+	10) echo "NCCL is left out: no nccl.h (looked at NCCL_HOME, CUDA_HOME, /usr); GPUs will add through host memory" ;; \
+	esac
+	@if [ -n "$(strip $(MISSING))" ]; then \
+		echo "missing: $(strip $(MISSING))"; \
+		echo "looked for $(MPICC) (MPICC names another) in PATH=$$PATH"; \
+		echo "looked for libraries with $(PKG_CONFIG) in PKG_CONFIG_PATH=$(PKG_CONFIG_PATH) and" \
+			"$$($(PKG_CONFIG) --variable pc_path pkg-config 2>/dev/null || echo '(no pkg-config here)')"; \
+		echo "on Debian or Ubuntu, with root or sudo, this installs them: make deps"; \
+		exit 1; \
+	fi
+
+$(OBJECTS) $(BUILD)/obj/launcher/main.o: | found
 
 $(BUILD)/obj/launcher/%.o: launcher/%.c
 	@mkdir -p $(@D)
@@ -73,23 +106,95 @@ $(BUILD)/obj/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	$(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
-$(LIBRARY): $(OBJECTS) $(CUDA_OBJECTS)
+$(LIBRARY): $(OBJECTS)
 	@mkdir -p $(@D)
 	@rm -f $@
 	$(AR) rcs $@ $^
 
 $(BUILD)/tprun: $(BUILD)/obj/launcher/main.o $(LIBRARY)
-	$(MPI) $(SANITIZE_LINK) -fopenmp -o $@ $^ $(LDFLAGS) $(LDLIBS) $(CUDA_LIBS)
+	$(MPI) $(SANITIZERS) -fopenmp -o $@ $^ $(LDFLAGS) $(LIBS)
 
-# Tests may include mpi.h, so they are compiled through mpicc too.
 $(BUILD)/tests/%: tests/%.c $(LIBRARY)
 	@mkdir -p $(@D)
-	$(MPI) $(ALL_CFLAGS) -MMD -MP -o $@ $< $(LIBRARY) $(LDFLAGS) $(LDLIBS) $(CUDA_LIBS)
+	$(MPI) $(ALL_CFLAGS) -MMD -MP -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
 
-tests: $(TESTS)
-.PHONY: tests
+$(BUILD)/fuzz/%: tests/fuzz/fuzz_%.c $(LIBRARY)
+	@mkdir -p $(@D)
+	$(MPI) $(ALL_CFLAGS) -fsanitize=fuzzer -MMD -MP -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
+
+# ---- what is missing is installed -------------------------------------------------------------
+DEBS := gcc make pkg-config openmpi-bin libopenmpi-dev libhwloc-dev libopenblas-dev libjansson-dev \
+	libpcre2-dev libutf8proc-dev
+TEST_DEBS := clang libomp-dev python3
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -n)
+install-debs = missing=$$(for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "installing" $$missing; \
+	$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+deps:
+	@command -v apt-get >/dev/null || { echo "no apt-get here: install the likes of $(DEBS)"; exit 1; }
+	@$(call install-debs,$(DEBS))
+
+# libFuzzer and the sanitizers of clang come in a package that carries clang's version.
+test-deps: deps
+	@$(call install-debs,$(TEST_DEBS))
+	@$(call install-debs,$$(apt-cache search --names-only "^libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev$$" | cut -d' ' -f1))
+
+# ---- what a user runs -------------------------------------------------------------------------
+# As root, and with fewer cores than ranks, Open MPI wants to be told that this is meant.
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+GPUS = $(shell nvidia-smi -L 2>/dev/null | grep -c ^GPU)
+
+demo: deps
+	@$(MAKE) --no-print-directory all
+	mpirun --oversubscribe -np 2 $(BUILD)/tprun generate --prompt "Once upon a time, there was a lonely computer" \
+		--max-length 256 $(if $(filter 0 1,$(GPUS)),--backend cpu)
+
+install: $(BUILD)/tprun
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/tprun/configs
+	install $(BUILD)/tprun $(DESTDIR)$(PREFIX)/bin/tprun
+	cp -R configs/tiny-stories configs/shapes $(DESTDIR)$(PREFIX)/share/tprun/configs/
+
+# ---- tests ------------------------------------------------------------------------------------
+# The unit tests run twice: as built for use, and under the address and undefined-behaviour
+# sanitizers (without CUDA, whose driver they don't get along with). clang compiles everything
+# too, for its warnings.
+SHARED ?= ../shared
+FUZZ_SECONDS ?= 15
+SUPPRESS := LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0
+GOLDEN := $(addprefix $(SHARED)/models/,stories260K stories260K-f16 stories260K-bf16-sharded-untied \
+	golden/llama-gqa golden/llama3-rope-tied golden/mistral-window golden/qwen2-bias golden/qwen3-qknorm) \
+	$(wildcard tests/data/golden-*)
+
+test: test-deps
+	@$(MAKE) --no-print-directory all tests
+	@$(MAKE) --no-print-directory all tests BUILD=build/asan SANITIZE=1 CUDA=0
+	@$(MAKE) --no-print-directory objects BUILD=build/clang CC=clang CUDA=0
+	@$(MAKE) --no-print-directory fuzzers BUILD=build/fuzz CC=clang SANITIZE=fuzzer CUDA=0
+	@export TPRUN_SHARED=$(SHARED) $(SUPPRESS); tests/run.sh -t 900 -- tests/check_deps.sh \
+		$(foreach t,$(TESTS),-- $(t)) \
+		$(foreach t,$(TESTS:build/%=build/asan/%),-- $(t)) \
+		$(foreach s,$(wildcard tests/cli/*.sh),-- env TPRUN=build/tprun $(s) -- env TPRUN=build/asan/tprun $(s)) \
+		-- tests/golden.py build/tprun --ranks 1,2,3,4,5,7 $(GOLDEN) \
+		-- tests/fuzz/run.sh build/fuzz/fuzz $(FUZZ_SECONDS)
+
+check-deps:
+	@tests/run.sh -- tests/check_deps.sh
+
+fuzz: test-deps
+	@$(MAKE) --no-print-directory fuzzers BUILD=build/fuzz CC=clang SANITIZE=fuzzer CUDA=0
+	tests/fuzz/run.sh build/fuzz/fuzz $(FUZZ_SECONDS)
+
+# On a machine with GPUs. More ranks than GPUs share them and add through host memory.
+test-gpu: $(BUILD)/tprun $(GPU_TESTS)
+	TPRUN=$(BUILD)/tprun TESTS=$(BUILD)/tests/gpu SHARED=$(SHARED) tests/gpu/run.sh
+
+# A real chat model from a published package against transformers; needs Python, disk and time.
+test-real: $(BUILD)/tprun
+	tests/run.sh -t 3600 -- tests/real/run.sh
 
 clean:
-	rm -rf $(BUILD)
+	rm -rf build
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD)/obj $(BUILD)/tests -name '*.d' 2>/dev/null)
