@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# What needs GPUs: every block of the CUDA backend against the CPU backend, on 1, 2 and 4 ranks,
+# and the golden models. Where there are fewer GPUs than ranks, ranks share them and add through
+# host memory; that is told, because it is another path than NCCL's.
+#   TPRUN=build/tprun TESTS=build/tests/gpu SHARED=../shared run.sh
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+: "${TPRUN:=build/tprun}" "${TESTS:=build/tests/gpu}" "${SHARED:=../shared}"
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
+if [ "$gpus" = 0 ]; then
+	echo "no GPU is seen here (nvidia-smi -L)" >&2
+	exit 1
+fi
+commands=()
+for ranks in 1 2 4; do
+	[ "$ranks" -gt "$gpus" ] && echo "$ranks ranks share $gpus GPUs"
+	commands+=(-- mpirun --oversubscribe -np "$ranks" "$TESTS/test_cuda_backend")
+done
+models=("$SHARED"/models/stories260K* "$SHARED"/models/golden/* "$here"/../data/golden-*)
+exec "$here/../run.sh" -t 300 "${commands[@]}" \
+	-- "$here/../golden.py" "$TPRUN" --backend cuda --prefix gpu --ranks 1,2,4 "${models[@]}"
