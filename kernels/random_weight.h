@@ -45,4 +45,7 @@ RANDOM_WEIGHT_INLINE float random_weight_scale(int64_t columns)
 	return (float)sqrt(3.0 / (double)columns);
 }
 
+/* The factor for biases: element `column` of a bias vector is this times the unit at row 0. */
+#define RANDOM_BIAS_SCALE 0.0625f
+
 #endif

@@ -36,7 +36,8 @@ struct group {
 	/* Adds data[count] over the ranks, in place. */
 	int (*sum)(const struct group *, float *data, size_t count, struct error *err);
 	/* Ends a start-up phase: `result` is this rank's 0 or -1, err its error. Returns 0 on all
-	 * ranks, or -1 on all, with the first failing rank's error (its rank and host named). */
+	 * ranks, or -1 on all, with the first failing rank's error (its rank and host named,
+	 * unless all ranks failed alike). */
 	int (*agree)(const struct group *, int result, struct error *err);
 	/* Prints err and ends all ranks; does not return. */
 	void (*abort)(const struct group *, const struct error *err) __attribute__((noreturn));

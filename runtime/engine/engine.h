@@ -3,7 +3,8 @@
  *
  * Rank 0 decides what a step is and hands it to engine_step; the other ranks sit in
  * engine_follow, take each step from a message, compute their part and decide nothing. The KV
- * cache is paged: rank 0 keeps the tables of blocks.
+ * cache is paged: rank 0 keeps the tables of blocks. A rank alone sends no messages. Nothing is
+ * allocated after engine_open.
  */
 #ifndef TPRUN_ENGINE_ENGINE_H
 #define TPRUN_ENGINE_ENGINE_H
@@ -11,30 +12,30 @@
 #include <stdint.h>
 
 #include "kernels/backend.h"
-#include "runtime/base/group.h"
+#include "runtime/base/error.h"
 #include "runtime/text/sampler.h"
 
 struct engine;
 
-/* Sizes that the backend was opened with; all borrowed until engine_close. */
-struct engine_options {
-	const struct group *group;
-	struct backend *backend;
-	int32_t layers;
-	int32_t vocab;		   /* the whole model's */
-	int32_t local_vocab;	   /* this rank's part */
-	int32_t max_tokens, max_sequences, max_blocks, max_logit_rows;
-};
-
-int engine_open(struct engine **out, const struct engine_options *, struct error *err);
+/* Collective, and all ranks return alike as far as memory allows. `options` are those that the
+ * backend was opened with: its group, its sizes and the shape of this rank's part. Both are
+ * borrowed until engine_close. */
+int engine_open(struct engine **out, struct backend *, const struct backend_options *options,
+		struct error *err);
 void engine_close(struct engine *);
 
-/* Rank 0: runs a step on all ranks. requests[step->logit_rows] go along; results come back merged
- * over ranks in lists[step->logit_rows]. */
+/* The sizes that a step must keep to. Borrowed. */
+const struct backend_options *engine_options(const struct engine *);
+
+/* Rank 0: runs a step on all ranks and waits for it. requests[step->logit_rows] go along; results
+ * come back merged over ranks in lists[step->logit_rows]. The lists of penalized ids hold together
+ * at most max_sequences times the smaller of the vocabulary and max_blocks * KV_BLOCK. A step that
+ * breaks a limit is refused before any rank sees it; any other failure leaves the ranks out of
+ * step, and the run must end. */
 int engine_step(struct engine *, const struct step *, const struct logit_request *requests,
 		struct candidate_list *lists, struct error *err);
 /* Rank 0, after engine_step: the whole row of logits (penalty and temperature applied) into
- * out[vocab], gathered from all ranks. */
+ * out[total_vocab], gathered from all ranks. */
 int engine_logit_row(struct engine *, int32_t row, float *out, struct error *err);
 /* Rank 0: lets the others return from engine_follow. */
 int engine_stop(struct engine *, struct error *err);

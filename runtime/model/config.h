@@ -18,6 +18,7 @@ enum {
 	CONFIG_LAYERS_MAX = 1024,
 	CONFIG_HEADS_MAX = 4096,
 	CONFIG_EOS_MAX = 16,
+	CONFIG_POSITIONS_MAX = 1 << 30,
 };
 
 enum model_family { FAMILY_LLAMA, FAMILY_MISTRAL, FAMILY_QWEN2, FAMILY_QWEN3 };
@@ -26,12 +27,12 @@ enum rope_type { ROPE_DEFAULT, ROPE_LINEAR, ROPE_DYNAMIC, ROPE_LLAMA3, ROPE_YARN
 struct rope_config {
 	enum rope_type type;
 	double theta;
-	double factor;			  /* all types but default */
+	double factor;			  /* 1 for default */
 	int32_t original_max_positions;	  /* dynamic, llama3, yarn */
 	double low_freq_factor, high_freq_factor;		/* llama3 */
 	double beta_fast, beta_slow;				/* yarn */
 	double attention_factor, mscale, mscale_all_dim;	/* yarn; 0: not given */
-	bool truncate;						/* yarn: round the correction range */
+	bool truncate; /* yarn: round the correction range outwards */
 };
 
 struct model_config {
@@ -39,13 +40,14 @@ struct model_config {
 	enum dtype dtype; /* as stored; DTYPE_F32 where the file doesn't say */
 	int32_t vocab, hidden, intermediate, layers;
 	int32_t heads, kv_heads, head_dim;
-	int32_t max_positions;
+	int32_t max_positions; /* what the rope reaches: for linear, dynamic and yarn at least factor
+				* times the length before stretching */
 	double norm_epsilon;
 	bool tied;
 	bool qkv_bias, output_bias, mlp_bias, query_key_norm;
 	int32_t windows[CONFIG_LAYERS_MAX]; /* sliding window of each layer in tokens; 0: none */
 	struct rope_config rope;
-	int32_t bos, eos[CONFIG_EOS_MAX], eos_count; /* bos -1: none */
+	int32_t bos, eos[CONFIG_EOS_MAX], eos_count; /* bos -1: none; all within the vocabulary */
 };
 
 /* Reads FOLDER/config.json. */

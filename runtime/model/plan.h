@@ -11,14 +11,21 @@
 #include "runtime/model/config.h"
 #include "runtime/model/shard.h"
 
+/* Tokens of a step that the engine takes where nothing else is asked for: long prompts go in
+ * chunks of this size, large enough to be bound by arithmetic. */
+enum { PLAN_MAX_TOKENS_CUDA = 2048, PLAN_MAX_TOKENS_CPU = 512 };
+
+/* The same, for one sequence of at most `context` tokens. */
+int32_t plan_max_tokens(bool cuda, int32_t context);
+
 struct plan_options {
 	bool cuda; /* which backend's needs */
 	enum dtype dtype;
 	int32_t ranks;
 	int32_t context;	 /* positions of one sequence */
 	int32_t kv_tokens;	 /* positions that the whole cache holds; 0: those of one context */
-	int32_t max_tokens, max_sequences, max_logit_rows; /* of a step; 0: as the engine takes for
-							      one sequence */
+	int32_t max_tokens;	 /* of a step; 0: plan_max_tokens */
+	int32_t max_sequences, max_logit_rows; /* of a step; 0: 1 */
 };
 
 /* Bytes of each kind for rank `rank`. */

@@ -19,7 +19,7 @@ enum { SAFETENSORS_DIMENSIONS_MAX = 8 };
 
 struct safetensor {
 	char *name;
-	char type[8]; /* as the file spells it: "F32", "BF16", "I64", "F8_E4M3", … */
+	const char *type; /* as the file spells it: "F32", "BF16", "I64", "F8_E4M3", …; static */
 	int32_t dimensions;
 	int64_t shape[SAFETENSORS_DIMENSIONS_MAX];
 	uint64_t offset, bytes; /* in the file, header included */

@@ -37,7 +37,8 @@ int shard_make(struct shard *out, const struct model_config *, int32_t ranks, in
 	       struct error *err);
 
 /* This rank's sizes of a tensor in rows and columns, and where they start in the whole tensor;
- * rows = 0 where the model has no such tensor. Vectors have one row. */
+ * total_rows = 0 where the model has no such tensor (a tied HEAD is none), and rows or columns
+ * are 0 where this rank's part is empty. Vectors have one row. */
 struct tensor_extent {
 	int32_t rows, columns;		       /* the rank's part */
 	int32_t first_row, first_column;       /* in the whole tensor */

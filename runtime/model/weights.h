@@ -28,18 +28,23 @@ void checkpoint_close(struct checkpoint *);
 
 /* The type most matrices are stored in: what `--dtype auto` runs. */
 enum dtype checkpoint_dtype(const struct checkpoint *);
-/* Whether the files hold an lm_head (a tied model may still store one; it is then ignored, as
- * transformers does). */
+/* Bytes of all tensors that the model uses, as stored. A tied model may store its head again:
+ * equal to the embedding it is ignored, and otherwise opening fails. */
 uint64_t checkpoint_bytes(const struct checkpoint *);
+
+/* What is read, exchanged and handed to the backend at once, unless one row is longer. */
+enum { WEIGHTS_PIECE_BYTES = 16 << 20 };
 
 struct weights_progress {
 	void (*report)(void *context, uint64_t done, uint64_t total); /* bytes of this rank */
 	void *context;
 };
 
-/* Collective: reads this rank's part into the backend, converting to shape dtype. Every rank
- * returns the same result; a rank that can't read is named in the error. `progress` may be
- * NULL. Adds the bytes this rank read from files to *bytes_read. */
+/* Collective over shard->ranks == group->size ranks: reads this rank's part into the backend
+ * (not calling load_end), matrices converted to `dtype` and vectors to float32. Every rank
+ * returns the same result; a rank that can't read is named in the error by group->agree.
+ * `progress` may be NULL. Adds the bytes this rank read from files to *bytes_read. Takes a few
+ * times WEIGHTS_PIECE_BYTES of memory while it runs. */
 int weights_load(struct checkpoint *, const struct model_config *, const struct shard *,
 		 enum dtype dtype, const struct group *, struct backend *,
 		 const struct weights_progress *progress, uint64_t *bytes_read,

@@ -1,0 +1,216 @@
+/*
+ * blocks.cu - the transformer's blocks, each in two forms: a few tokens through the kernels of
+ * gemv.cu, which take the norm before and the activation, rope or residual after a product
+ * along; many tokens through cuBLAS with small kernels between.
+ */
+#include "kernels/cuda/blocks.cuh"
+#include "kernels/cuda/internal.cuh"
+
+__global__ void probe_kernel(void)
+{
+}
+
+const void *blocks_probe(void)
+{
+	return (const void *)probe_kernel;
+}
+
+/* out[token][row] = (add ? out : 0) + weights[row]·input[token], through cuBLAS. It thinks in
+ * columns: its matrices are ours transposed. Rows are `columns` long in weights and input. */
+static int product(struct cuda_backend *b, const void *weights, int rows, int columns, const void *input,
+		   int tokens, void *out, bool out_float, int out_stride, bool add, struct error *err)
+{
+	static const cudaDataType_t types[] = {CUDA_R_32F, CUDA_R_16F, CUDA_R_16BF};
+	cudaDataType_t type = types[b->options.shape.dtype];
+	const float one = 1, beta = add ? 1 : 0;
+
+	b->plain_next = true;
+	return cublas_ok(b, err,
+			 cublasGemmEx(b->cublas, CUBLAS_OP_T, CUBLAS_OP_N, rows, tokens, columns, &one, weights,
+				      type, columns, input, type, columns, &beta, out,
+				      out_float ? CUDA_R_32F : type, out_stride, CUBLAS_COMPUTE_32F,
+				      CUBLAS_GEMM_DEFAULT),
+			 "cublasGemmEx") ? 0 : -1;
+}
+
+/* A gemv over the RMSNorm of the residual. */
+static struct gemv normed_gemv(struct cuda_backend *b, const void *weights, int rows, const float *norm)
+{
+	struct gemv g = {};
+	g.weights = weights;
+	g.rows = rows;
+	g.columns = b->layout.hidden_stride;
+	g.tokens = b->step.tokens;
+	g.input = at<float>(b, b->layout.residual);
+	g.norm = norm;
+	g.epsilon = (float)b->options.shape.norm_epsilon;
+	g.hidden = b->options.shape.hidden;
+	return g;
+}
+
+int block_embed(struct backend *base, struct error *err)
+{
+	struct cuda_backend *b = cuda_of(base);
+	bool is_float;
+
+	b->blocks_called++;
+	if (rope_table_launch(b, err))
+		return -1;
+	if (b->reduce == REDUCE_NONE)
+		return embed_launch(b, at<float>(b, b->layout.residual), true, err);
+	void *buffer = reduce_buffer(b, &is_float);
+	if (embed_launch(b, buffer, is_float, err) || reduce_sum(b, err))
+		return -1;
+	return residual_launch(b, buffer, is_float, false, NULL, err);
+}
+
+int block_qkv(struct backend *base, int32_t layer, struct error *err)
+{
+	struct cuda_backend *b = cuda_of(base);
+	const struct backend_shape *s = &b->options.shape;
+	const struct cuda_layout *l = &b->layout;
+	const float *norm = layer_at<float>(b, layer, l->attention_norm);
+	void *weights = layer_at<void>(b, layer, l->qkv);
+
+	b->blocks_called++;
+	if (!gemv_fits(b, b->step.tokens, l->hidden_stride)) {
+		if (norm_launch(b, b->step.tokens, NULL, norm, err) ||
+		    product(b, weights, l->qkv_rows, l->hidden_stride, at<void>(b, l->normed),
+			    b->step.tokens, at<void>(b, l->scratch), true, l->qkv_stride, false, err))
+			return -1;
+		return rope_launch(b, layer, err);
+	}
+	struct gemv g = normed_gemv(b, weights, l->qkv_rows, norm);
+	if (s->query_key_norm || s->head_dim % 4) {
+		/* A head's norm needs the whole head: it waits for the product. */
+		g.output = OUTPUT_FLOAT;
+		g.target = at<void>(b, l->scratch);
+		g.target_stride = l->qkv_stride;
+		return gemv_launch(b, &g, err) || rope_launch(b, layer, err) ? -1 : 0;
+	}
+	g.output = OUTPUT_ROPE;
+	g.target = at<void>(b, l->query);
+	g.bias = b->has_qkv_bias ? layer_at<float>(b, layer, l->qkv_bias) : NULL;
+	g.head_dim = s->head_dim;
+	g.head_stride = l->head_stride;
+	g.query_heads = s->query_heads;
+	g.kv_heads = s->kv_heads;
+	g.rope = at<float2>(b, l->rope);
+	g.slots = b->step.slots;
+	g.keys = cache_keys(b, layer);
+	g.values = cache_values(b, layer);
+	return gemv_launch(b, &g, err);
+}
+
+int block_attend(struct backend *base, int32_t layer, struct error *err)
+{
+	struct cuda_backend *b = cuda_of(base);
+	b->blocks_called++;
+	return attend_tile_launch(b, layer, err) || attend_launch(b, layer, err) ? -1 : 0;
+}
+
+/* residual += all-reduce(weights · input) + bias. columns: 0 where this rank has no part. */
+static int project(struct cuda_backend *b, const void *weights, const void *input, int columns,
+		   const float *bias, struct error *err)
+{
+	int hidden = b->options.shape.hidden, stride = b->layout.hidden_stride, tokens = b->step.tokens;
+	bool alone = b->reduce == REDUCE_NONE, is_float = true;
+	void *out = alone ? at<void>(b, b->layout.residual) : reduce_buffer(b, &is_float);
+
+	if (columns == 0) {
+		if (!alone && zero_launch(b, out, (size_t)tokens * (size_t)stride * (is_float ? 4 : 2), err))
+			return -1;
+	} else if (gemv_fits(b, tokens, columns)) {
+		struct gemv g = {};
+		g.weights = weights;
+		g.rows = hidden;
+		g.columns = columns;
+		g.tokens = tokens;
+		g.input = input;
+		g.output = alone ? OUTPUT_ADD : is_float ? OUTPUT_FLOAT : OUTPUT_DTYPE;
+		g.target = out;
+		g.target_stride = stride;
+		g.bias = alone ? bias : NULL;
+		if (gemv_launch(b, &g, err))
+			return -1;
+		bias = alone ? NULL : bias;
+	} else if (product(b, weights, hidden, columns, input, tokens, out, is_float, stride, alone, err))
+		return -1;
+	if (alone)
+		return bias ? residual_launch(b, NULL, true, true, bias, err) : 0;
+	if (reduce_sum(b, err))
+		return -1;
+	return residual_launch(b, out, is_float, true, bias, err);
+}
+
+int block_project_attention(struct backend *base, int32_t layer, struct error *err)
+{
+	struct cuda_backend *b = cuda_of(base);
+	const struct cuda_layout *l = &b->layout;
+	b->blocks_called++;
+	return project(b, layer_at<void>(b, layer, l->output), at<void>(b, l->attention), l->attention_stride,
+		       b->has_output_bias ? layer_at<float>(b, layer, l->output_bias) : NULL, err);
+}
+
+int block_gate_up(struct backend *base, int32_t layer, struct error *err)
+{
+	struct cuda_backend *b = cuda_of(base);
+	const struct backend_shape *s = &b->options.shape;
+	const struct cuda_layout *l = &b->layout;
+	const float *norm = layer_at<float>(b, layer, l->mlp_norm);
+	void *weights = layer_at<void>(b, layer, l->gate_up);
+	int rows = 2 * s->intermediate;
+
+	b->blocks_called++;
+	if (!rows)
+		return 0;
+	if (!gemv_fits(b, b->step.tokens, l->hidden_stride)) {
+		if (norm_launch(b, b->step.tokens, NULL, norm, err) ||
+		    product(b, weights, rows, l->hidden_stride, at<void>(b, l->normed), b->step.tokens,
+			    at<void>(b, l->scratch), false, l->gate_up_stride, false, err))
+			return -1;
+		return silu_launch(b, layer, err);
+	}
+	struct gemv g = normed_gemv(b, weights, rows, norm);
+	g.output = OUTPUT_GATE_UP;
+	g.target = at<void>(b, l->activation);
+	g.target_stride = l->activation_stride;
+	g.bias = b->has_gate_up_bias ? layer_at<float>(b, layer, l->gate_up_bias) : NULL;
+	return gemv_launch(b, &g, err);
+}
+
+int block_project_mlp(struct backend *base, int32_t layer, struct error *err)
+{
+	struct cuda_backend *b = cuda_of(base);
+	const struct cuda_layout *l = &b->layout;
+	b->blocks_called++;
+	return project(b, layer_at<void>(b, layer, l->down), at<void>(b, l->activation), l->activation_stride,
+		       b->has_down_bias ? layer_at<float>(b, layer, l->down_bias) : NULL, err);
+}
+
+int block_logits(struct backend *base, struct error *err)
+{
+	struct cuda_backend *b = cuda_of(base);
+	const struct backend_shape *s = &b->options.shape;
+	const struct cuda_layout *l = &b->layout;
+	const float *norm = (const float *)(b->weights + l->final_norm);
+	void *weights = b->weights + l->head;
+	int rows = b->step.logit_rows;
+
+	b->blocks_called++;
+	if (!rows || !s->vocab)
+		return 0;
+	if (!gemv_fits(b, rows, l->hidden_stride)) {
+		if (norm_launch(b, rows, b->step.logit_tokens, norm, err))
+			return -1;
+		return product(b, weights, s->vocab, l->hidden_stride, at<void>(b, l->normed), rows,
+			       at<void>(b, l->logits), true, l->logit_stride, false, err);
+	}
+	struct gemv g = normed_gemv(b, weights, s->vocab, norm);
+	g.tokens = rows;
+	g.gather = b->step.logit_tokens;
+	g.output = OUTPUT_FLOAT;
+	g.target = at<void>(b, l->logits);
+	g.target_stride = l->logit_stride;
+	return gemv_launch(b, &g, err);
+}

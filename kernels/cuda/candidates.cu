@@ -1,0 +1,248 @@
+/*
+ * candidates.cu - penalty, temperature, the best candidates and the log-sum-exp of a row.
+ *
+ * A candidate is one 64-bit key: its logit in an order-preserving form above, the complement
+ * of its id below, so that sorting keys downwards sorts by logit and then by lower id. Blocks
+ * sort a chunk of a row each and keep its best; one block a row then merges. Bitonic sorts
+ * (Batcher 1968): no step depends on the data, so neither does the time.
+ */
+#include "kernels/cuda/internal.cuh"
+
+enum { THREADS = CANDIDATE_CHUNK / 2 };
+
+/* -0 counts as 0. A NaN sorts somewhere; the log-sum-exp tells of it. */
+__device__ __forceinline__ uint64_t key_of(float logit, uint32_t id)
+{
+	uint32_t bits = __float_as_uint(logit + 0.0f);
+	bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+	return (uint64_t)bits << 32 | (0xffffffffu - id);
+}
+
+__device__ __forceinline__ float logit_of(uint64_t key)
+{
+	uint32_t bits = (uint32_t)(key >> 32);
+	return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
+}
+
+/* Sorts CANDIDATE_CHUNK keys downwards; begins and ends with a barrier. */
+__device__ void sort_keys(uint64_t *keys)
+{
+	int t = (int)threadIdx.x;
+	for (int size = 2; size <= CANDIDATE_CHUNK; size *= 2)
+		for (int apart = size / 2; apart; apart /= 2) {
+			__syncthreads();
+			int i = 2 * t - (t & (apart - 1)), j = i + apart;
+			uint64_t a = keys[i], b = keys[j];
+			if ((a < b) == ((i & size) == 0)) {
+				keys[i] = b;
+				keys[j] = a;
+			}
+		}
+	__syncthreads();
+}
+
+/* The maximum over the block, NaNs aside; scratch holds a float a warp. */
+__device__ float block_max(float x, float *scratch)
+{
+	x = warp_max(x);
+	if (threadIdx.x % 32 == 0)
+		scratch[threadIdx.x / 32] = x;
+	__syncthreads();
+	float max = scratch[0];
+	for (int i = 1; i < THREADS / 32; i++)
+		max = fmaxf(max, scratch[i]);
+	return max;
+}
+
+/* grid: rows from first_row on. The ids of a row are distinct, so no two threads meet. */
+__global__ void penalty_kernel(float *logits, int stride, const struct cuda_request *requests,
+			       const int32_t *ids, int first_row, int first_vocab, int vocab)
+{
+	allow_next();
+	wait_for_previous();
+	int row = first_row + (int)blockIdx.x;
+	struct cuda_request request = requests[row];
+	for (int i = (int)threadIdx.x; i < request.count; i += (int)blockDim.x) {
+		int64_t id = (int64_t)ids[request.first + i] - first_vocab;
+		if (id < 0 || id >= vocab)
+			continue;
+		float *logit = logits + (size_t)row * stride + id;
+		*logit = *logit > 0 ? *logit / request.repetition_penalty
+				    : *logit * request.repetition_penalty;
+	}
+}
+
+/* grid: chunks, rows. Leaves the scaled logits in place, the chunk's best keys (0 beyond its
+ * end) and its maximum with the sum of exp(logit - maximum). */
+__global__ void __launch_bounds__(THREADS)
+chunk_kernel(float *logits, int stride, int vocab, int first_vocab, const struct cuda_request *requests,
+	     uint64_t *best, float2 *sums)
+{
+	__shared__ uint64_t keys[CANDIDATE_CHUNK];
+	__shared__ float scratch[2][32];
+	allow_next();
+	wait_for_previous();
+	int row = (int)blockIdx.y;
+	float scale = requests[row].inverse_temperature, x[2], max = -INFINITY, sum = 0;
+
+	for (int k = 0; k < 2; k++) {
+		int i = (int)(blockIdx.x * CANDIDATE_CHUNK + threadIdx.x + k * THREADS);
+		uint64_t key = 0;
+		x[k] = -INFINITY;
+		if (i < vocab) {
+			float *logit = logits + (size_t)row * stride + i;
+			x[k] = *logit * scale;
+			if (scale != 1.0f)
+				*logit = x[k];
+			key = key_of(x[k], (uint32_t)(first_vocab + i));
+		}
+		keys[threadIdx.x + k * THREADS] = key;
+		max = fmaxf(max, x[k]);
+	}
+	max = block_max(max, scratch[0]);
+	for (int k = 0; k < 2; k++)
+		if (x[k] != -INFINITY)
+			sum += expf(x[k] - max);
+	sum = block_sum(sum, scratch[1]);
+	sort_keys(keys);
+	size_t part = (size_t)row * gridDim.x + blockIdx.x;
+	if (threadIdx.x < CANDIDATES)
+		best[part * CANDIDATES + threadIdx.x] = keys[threadIdx.x];
+	if (threadIdx.x == 0)
+		sums[part] = make_float2(max, sum);
+}
+
+/* grid: rows. */
+__global__ void __launch_bounds__(THREADS)
+merge_kernel(const float *logits, int stride, int vocab, const struct cuda_request *requests,
+	     const uint64_t *best, const float2 *sums, int chunks, struct logit_result *results)
+{
+	__shared__ uint64_t keys[CANDIDATE_CHUNK];
+	__shared__ float scratch[2][32];
+	allow_next();
+	wait_for_previous();
+	int row = (int)blockIdx.x, total = chunks * CANDIDATES;
+	best += (size_t)row * total;
+	sums += (size_t)row * chunks;
+
+	/* The best so far stay in front; the rest of the space takes the next keys. */
+	for (int next = 0, kept = 0; next < total; next += CANDIDATE_CHUNK - kept, kept = CANDIDATES) {
+		for (int i = kept + (int)threadIdx.x; i < CANDIDATE_CHUNK; i += THREADS)
+			keys[i] = next + i - kept < total ? best[next + i - kept] : 0;
+		sort_keys(keys);
+	}
+
+	float max = -INFINITY, sum = 0;
+	for (int i = (int)threadIdx.x; i < chunks; i += THREADS)
+		max = fmaxf(max, sums[i].x);
+	max = block_max(max, scratch[0]);
+	for (int i = (int)threadIdx.x; i < chunks; i += THREADS) {
+		float2 s = sums[i];
+		sum += s.x == -INFINITY ? s.y : s.y * expf(s.x - max); /* s.y: 0 or NaN there */
+	}
+	sum = block_sum(sum, scratch[1]);
+
+	struct logit_result *result = results + row;
+	if (threadIdx.x < CANDIDATES) {
+		uint64_t key = keys[threadIdx.x];
+		result->ids[threadIdx.x] = key ? (int32_t)(0xffffffffu - (uint32_t)key) : -1;
+		result->logits[threadIdx.x] = key ? logit_of(key) : -INFINITY;
+	}
+	if (threadIdx.x == 0) {
+		int target = requests[row].target;
+		result->log_sum_exp = max + logf(sum);
+		result->count = min((int)CANDIDATES, vocab);
+		result->target_logit = target < 0 ? -INFINITY : logits[(size_t)row * stride + target];
+	}
+}
+
+/* Uploads the requests of all rows and the penalized ids of as many rows from `row` on as fit,
+ * and applies those penalties. Returns the next row, or -1. */
+static int penalize(struct cuda_backend *b, const struct logit_request *requests, int row,
+		    struct error *err)
+{
+	const struct backend_shape *s = &b->options.shape;
+	const struct cuda_layout *l = &b->layout;
+	struct cuda_request *packed = (struct cuda_request *)b->request_host;
+	int rows = b->step.logit_rows, first = row, used = 0;
+	size_t before_ids = l->request_bytes - (size_t)l->penalty_ids * 4;
+	int32_t *ids = (int32_t *)(b->request_host + before_ids);
+
+	if (row > 0 && !cuda_ok(b, err, cudaEventSynchronize(b->request_copied), "cudaEventSynchronize"))
+		return -1;
+	for (int i = 0; i < rows; i++) {
+		int64_t target = requests[i].target < 0 ? -1 : (int64_t)requests[i].target - s->first_vocab;
+		packed[i].inverse_temperature = requests[i].inverse_temperature;
+		packed[i].repetition_penalty = requests[i].repetition_penalty;
+		packed[i].target = target >= 0 && target < s->vocab ? (int32_t)target : -1;
+		packed[i].first = packed[i].count = 0;
+	}
+	for (; row < rows; row++) {
+		int count = requests[row].repetition_penalty == 1.0f ? 0 : requests[row].penalized_count;
+		if (count > l->penalty_ids)
+			return error_run(err, "%d penalized ids for one row, there is room for %d", count,
+					 l->penalty_ids);
+		if (count > l->penalty_ids - used)
+			break;
+		packed[row].first = used;
+		packed[row].count = count;
+		if (count)
+			memcpy(ids + used, requests[row].penalized, (size_t)count * 4);
+		used += count;
+	}
+	size_t bytes = used ? before_ids + (size_t)used * 4 : (size_t)rows * sizeof *packed;
+	struct cuda_request *device = at<struct cuda_request>(b, l->requests);
+	if (!cuda_ok(b, err, cudaMemcpyAsync(device, b->request_host, bytes, cudaMemcpyHostToDevice, b->stream),
+		     "copying requests") ||
+	    !cuda_ok(b, err, cudaEventRecord(b->request_copied, b->stream), "cudaEventRecord"))
+		return -1;
+	b->plain_next = true;
+	if (used && kernel_launch(b, err, "penalty_kernel", penalty_kernel, dim3((unsigned)(row - first)), 256,
+				  0, at<float>(b, l->logits), l->logit_stride, device,
+				  (const int32_t *)((unsigned char *)device + before_ids), first,
+				  s->first_vocab, s->vocab))
+		return -1;
+	return row;
+}
+
+int candidates_run(struct backend *base, const struct logit_request *requests,
+		   struct logit_result *results, struct error *err)
+{
+	struct cuda_backend *b = cuda_of(base);
+	const struct backend_shape *s = &b->options.shape;
+	const struct cuda_layout *l = &b->layout;
+	int rows = b->step.logit_rows;
+
+	if (rows > 0 && s->vocab > 0) {
+		for (int row = 0; row < rows;)
+			if ((row = penalize(b, requests, row, err)) < 0)
+				return -1;
+		float *logits = at<float>(b, l->logits);
+		struct cuda_request *device = at<struct cuda_request>(b, l->requests);
+		uint64_t *best = at<uint64_t>(b, l->chunk_keys);
+		float2 *sums = at<float2>(b, l->chunk_sums);
+		struct logit_result *out = at<struct logit_result>(b, l->results);
+		dim3 grid((unsigned)l->candidate_chunks, (unsigned)rows);
+		if (kernel_launch(b, err, "chunk_kernel", chunk_kernel, grid, THREADS, 0, logits,
+				  l->logit_stride, s->vocab, s->first_vocab, device, best, sums) ||
+		    kernel_launch(b, err, "merge_kernel", merge_kernel, dim3((unsigned)rows), THREADS, 0,
+				  logits, l->logit_stride, s->vocab, device, best, sums,
+				  l->candidate_chunks, out))
+			return -1;
+		if (!cuda_ok(b, err, cudaMemcpyAsync(b->result_host, out, (size_t)rows * sizeof *out,
+						     cudaMemcpyDeviceToHost, b->stream), "copying candidates"))
+			return -1;
+		b->plain_next = true;
+	}
+	if (!cuda_ok(b, err, cudaStreamSynchronize(b->stream), "running the step") || reduce_check(b, err))
+		return -1;
+	for (int i = 0; i < rows; i++) {
+		if (s->vocab > 0) {
+			results[i] = b->result_host[i];
+			continue;
+		}
+		results[i].log_sum_exp = results[i].target_logit = -INFINITY;
+		results[i].count = 0;
+	}
+	return 0;
+}

@@ -1,0 +1,41 @@
+/*
+ * cuda.h - what the launcher asks of CUDA besides the backend itself.
+ *
+ * The device queries go through the driver library, opened when first needed, so that the
+ * program starts on machines that have none. They create no context on any device: the
+ * placement can ask for a device's PCI address and bind the process before CUDA starts its
+ * threads. No CUDA header is needed to include this file or to compile device.c.
+ */
+#ifndef TPRUN_CUDA_CUDA_H
+#define TPRUN_CUDA_CUDA_H
+
+#include <stdint.h>
+
+#include "kernels/backend.h"
+#include "runtime/base/error.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct cuda_device_info {
+	char name[128];
+	char pci_bus_id[32];	/* "0000:65:00.0" */
+	char uuid[48];		/* "GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx" */
+	uint64_t total_memory;	/* bytes */
+	int capability_major, capability_minor;
+};
+
+/* *count is the number of devices this process sees: 0, without an error, where there is no
+ * driver or no device. A driver that is there but fails is an error. */
+int cuda_device_count(int *count, struct error *err);
+int cuda_device_describe(int device, struct cuda_device_info *out, struct error *err);
+
+/* How a backend opened by cuda_backend_open adds up over the ranks: "none" (one rank),
+ * "nccl", "nccl with symmetric windows" or "host". A static string. */
+const char *cuda_backend_reduce_name(const struct backend *);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

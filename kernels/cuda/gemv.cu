@@ -1,0 +1,318 @@
+/*
+ * gemv.cu - matrix times a few vectors: where decoding spends its time.
+ *
+ * The weights are read once and from far away, so all that counts is having enough of them in
+ * flight. A block takes ROWS rows of the matrix at a time; its threads stand side by side
+ * along the columns, each with ROWS * DEPTH loads of 16 bytes under way. A load's register is
+ * filled again as soon as it is used, with the rows that the block takes next, so that the
+ * memory stays busy during the sums over the block, and the first loads start before the
+ * kernel ahead has finished (weights depend on nothing). The input, small, is kept in shared
+ * memory as W; where it is a norm of the residual, every block computes that norm itself:
+ * cheaper than one more kernel. All sums have one fixed order.
+ */
+#include "kernels/cuda/internal.cuh"
+
+enum { ROWS = 4, DEPTH = 2, THREADS_MAX = 256, WARPS_MAX = THREADS_MAX / 32 };
+
+/* Adds up N values (a power of two up to 32) over a warp. Lane i ends with the sum of value
+ * i / (32 / N): half the values change sides at each step, which takes N - 1 shuffles in place
+ * of N for every step. */
+template <int N, int HALF = N / 2>
+__device__ __forceinline__ float warp_sums(float (&v)[N], int lane)
+{
+	if constexpr (HALF >= 1) {
+		constexpr int bit = 32 * HALF / N;
+		const bool upper = lane & bit;
+#pragma unroll
+		for (int i = 0; i < HALF; i++) {
+			float low = v[i], high = v[i + HALF];
+			float got = __shfl_xor_sync(0xffffffffu, upper ? low : high, bit);
+			v[i] = (upper ? high : low) + got;
+		}
+		return warp_sums<N, HALF / 2>(v, lane);
+	} else {
+#pragma unroll
+		for (int bit = 16 / N; bit >= 1; bit /= 2)
+			v[0] += __shfl_xor_sync(0xffffffffu, v[0], bit);
+		return v[0];
+	}
+}
+
+/* The matrix row that place r of a group stands for. Outputs that combine two rows have the
+ * pair at r and r + 2. Past the end the last row is read again; its result is dropped. */
+__device__ __forceinline__ int gemv_row(const struct gemv &p, int group, int r, bool *valid)
+{
+	int row, end;
+	if (p.output == OUTPUT_GATE_UP) {
+		int half = p.rows / 2;
+		row = group * 2 + (r & 1);
+		end = half;
+		*valid = row < end;
+		return min(row, end - 1) + (r >> 1) * half;
+	}
+	if (p.output == OUTPUT_ROPE) {
+		int groups_of_head = p.head_dim / ROWS;
+		int head = group / groups_of_head;
+		row = head * p.head_dim + (group - head * groups_of_head) * 2 + (r & 1) +
+		      (r >> 1) * (p.head_dim / 2);
+		*valid = true;
+		return row;
+	}
+	row = group * ROWS + r;
+	*valid = row < p.rows;
+	return min(row, p.rows - 1);
+}
+
+/* Fills shared memory with the tokens' input rows; rows beyond p.tokens become zero. */
+template <typename W, int T>
+__device__ __forceinline__ void gemv_input(const struct gemv &p, uint4 *shared, float *scratch)
+{
+	const int pieces = p.columns / PIECE<W>;
+
+	if (!p.norm) {
+		for (int i = (int)threadIdx.x; i < T * pieces; i += (int)blockDim.x)
+			shared[i] = i < p.tokens * pieces ? ((const uint4 *)p.input)[i] : uint4();
+		return;
+	}
+	W *out = (W *)shared;
+	const float4 *weight = (const float4 *)p.norm;
+	for (int t = 0; t < T; t++, out += p.columns) {
+		bool there = t < p.tokens;
+		int row = there && p.gather ? p.gather[t] : there ? t : 0;
+		const float4 *in = (const float4 *)((const float *)p.input + (size_t)row * p.columns);
+		float squares = 0;
+		for (int i = (int)threadIdx.x; i < p.columns / 4; i += (int)blockDim.x) {
+			float4 x = in[i];
+			squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+		}
+		float scale = block_sum(squares, scratch + (t & 1) * WARPS_MAX);
+		scale = there ? rsqrtf(scale / (float)p.hidden + p.epsilon) : 0.0f;
+		for (int i = (int)threadIdx.x; i < p.columns / 4; i += (int)blockDim.x) {
+			float4 x = in[i], w = weight[i];
+			out[4 * i] = from_float<W>(x.x * scale * w.x);
+			out[4 * i + 1] = from_float<W>(x.y * scale * w.y);
+			out[4 * i + 2] = from_float<W>(x.z * scale * w.z);
+			out[4 * i + 3] = from_float<W>(x.w * scale * w.w);
+		}
+	}
+}
+
+/* What the output needs besides the sum; read while the loads of the group are under way. */
+struct gemv_extra {
+	float add;
+	float2 turn; /* cos and sin */
+};
+
+__device__ __forceinline__ struct gemv_extra gemv_extra_of(const struct gemv &p, int t, int row,
+							    bool valid)
+{
+	struct gemv_extra e = {0, {1, 0}};
+	if (!valid)
+		return e;
+	if (p.bias)
+		e.add = p.bias[row];
+	if (p.output == OUTPUT_ADD)
+		e.add += ((const float *)p.target)[(size_t)t * p.target_stride + row];
+	if (p.output == OUTPUT_ROPE && row < (p.query_heads + p.kv_heads) * p.head_dim)
+		e.turn = p.rope[t * (p.head_dim / 2) + row % p.head_dim % (p.head_dim / 2)];
+	return e;
+}
+
+/* One sum to where it belongs. All lanes of the first warp come here, those without a sum with
+ * valid false, because pairs meet through shuffles. */
+template <typename W>
+__device__ __forceinline__ void gemv_output(const struct gemv &p, int t, int r, int row, bool valid,
+					    int slot, struct gemv_extra e, float y)
+{
+	y += e.add;
+	float other = __shfl_xor_sync(0xffffffffu, y, 2);
+	size_t to = (size_t)t * p.target_stride + row;
+
+	if (!valid)
+		return;
+	switch (p.output) {
+	case OUTPUT_ADD:
+	case OUTPUT_FLOAT:
+		((float *)p.target)[to] = y;
+		break;
+	case OUTPUT_DTYPE:
+		((W *)p.target)[to] = from_float<W>(y);
+		break;
+	case OUTPUT_GATE_UP:
+		if (r < 2)
+			((W *)p.target)[to] = from_float<W>(silu(y) * other);
+		break;
+	case OUTPUT_ROPE: {
+		int head = row / p.head_dim, i = row - head * p.head_dim;
+		y = r < 2 ? y * e.turn.x - other * e.turn.y : y * e.turn.x + other * e.turn.y;
+		if (head < p.query_heads) {
+			float *query = (float *)p.target;
+			query[((size_t)t * p.query_heads + head) * p.head_stride + i] = y;
+			break;
+		}
+		head -= p.query_heads;
+		W *cache = (W *)(head < p.kv_heads ? p.keys : p.values);
+		head -= head < p.kv_heads ? 0 : p.kv_heads;
+		size_t place = ((size_t)(slot / KV_BLOCK) * p.kv_heads + head) * KV_BLOCK +
+			       slot % KV_BLOCK;
+		cache[place * p.head_stride + i] = from_float<W>(y);
+		break;
+	}
+	}
+}
+
+template <typename W, int T>
+__global__ void __launch_bounds__(THREADS_MAX, T == 1 ? 3 : 2)
+gemv_kernel(const __grid_constant__ struct gemv p, int groups)
+{
+	extern __shared__ uint4 shared[];
+	__shared__ float sums[2][WARPS_MAX][ROWS * T];
+	__shared__ float scratch[2 * WARPS_MAX];
+	const int threads = (int)blockDim.x, lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+	const int pieces = p.columns / PIECE<W>;
+	const int passes = (pieces + threads * DEPTH - 1) / (threads * DEPTH);
+	const uint4 *row_at[ROWS];
+	uint4 w[DEPTH][ROWS];
+	bool valid;
+
+	/* What is loaded runs one pass ahead of what is computed. */
+	int load_group = (int)blockIdx.x, load_pass = 0;
+	auto aim = [&]() {
+#pragma unroll
+		for (int r = 0; r < ROWS; r++)
+			row_at[r] = (const uint4 *)p.weights +
+				    (size_t)gemv_row(p, load_group, r, &valid) * pieces;
+	};
+	auto load = [&](int d, int r) {
+		int i = (load_pass * DEPTH + d) * threads + (int)threadIdx.x;
+		w[d][r] = load_group < groups && i < pieces ? load_weights(row_at[r] + i) : uint4();
+	};
+	auto advance = [&]() {
+		if (++load_pass < passes)
+			return;
+		load_pass = 0;
+		load_group += (int)gridDim.x;
+		if (load_group < groups)
+			aim();
+	};
+
+	allow_next();
+	aim();
+#pragma unroll
+	for (int d = 0; d < DEPTH; d++)
+#pragma unroll
+		for (int r = 0; r < ROWS; r++)
+			load(d, r);
+	advance();
+	wait_for_previous();
+	gemv_input<W, T>(p, shared, scratch);
+	__syncthreads();
+
+	/* Lane i of the first warp writes row i % ROWS for token i / ROWS. */
+	const int out_t = lane / ROWS, out_r = lane % ROWS;
+	const bool writer = warp == 0 && out_t < T && out_t < p.tokens;
+	const int slot = writer && p.slots ? p.slots[out_t] : 0;
+	int buffer = 0;
+
+	for (int group = (int)blockIdx.x; group < groups; group += (int)gridDim.x, buffer ^= 1) {
+		float sum[ROWS * T] = {};
+		int row = gemv_row(p, group, out_r, &valid);
+		struct gemv_extra extra = gemv_extra_of(p, out_t, row, writer && valid);
+
+		for (int pass = 0; pass < passes; pass++) {
+#pragma unroll
+			for (int d = 0; d < DEPTH; d++) {
+				/* Past the row's end the weights are zero: any input will do. */
+				int i = (pass * DEPTH + d) * threads + (int)threadIdx.x;
+				i = i < pieces ? i : 0;
+				float a[ROWS][PIECE<W>];
+#pragma unroll
+				for (int r = 0; r < ROWS; r++) {
+					piece_to_floats<W>(w[d][r], a[r]);
+					load(d, r);
+				}
+#pragma unroll
+				for (int t = 0; t < T; t++) {
+					float x[PIECE<W>];
+					piece_to_floats<W>(shared[t * pieces + i], x);
+#pragma unroll
+					for (int r = 0; r < ROWS; r++)
+#pragma unroll
+						for (int e = 0; e < PIECE<W>; e++)
+							sum[t * ROWS + r] += a[r][e] * x[e];
+				}
+			}
+			advance();
+		}
+		float mine = warp_sums<ROWS * T>(sum, lane);
+		constexpr int share = 32 / (ROWS * T);
+		if (lane % share == 0)
+			sums[buffer][warp][lane / share] = mine;
+		__syncthreads();
+		if (warp == 0) {
+			float y = 0;
+			if (lane < ROWS * T)
+				for (int i = 0; i < threads / 32; i++)
+					y += sums[buffer][i][lane];
+			gemv_output<W>(p, out_t, out_r, row, writer && valid, slot, extra, y);
+		}
+	}
+}
+
+template <typename W> static void (*gemv_kernel_for(int tokens))(const struct gemv, int)
+{
+	return tokens <= 1 ? gemv_kernel<W, 1> : tokens <= 2 ? gemv_kernel<W, 2>
+	     : tokens <= 4 ? gemv_kernel<W, 4> : gemv_kernel<W, 8>;
+}
+
+static int token_places(int tokens)
+{
+	return tokens <= 2 ? tokens : tokens <= 4 ? 4 : 8;
+}
+
+enum { GEMV_SHARED_MAX = 96 << 10 };
+
+int gemv_prepare(struct cuda_backend *b, struct error *err)
+{
+	return for_dtype(b->options.shape.dtype, [&](auto w) {
+		typedef decltype(w) W;
+		for (int tokens = 1; tokens <= GEMV_TOKENS; tokens *= 2)
+			if (!cuda_ok(b, err,
+				     cudaFuncSetAttribute(gemv_kernel_for<W>(tokens),
+							  cudaFuncAttributeMaxDynamicSharedMemorySize,
+							  GEMV_SHARED_MAX),
+				     "cudaFuncSetAttribute"))
+				return -1;
+		return 0;
+	});
+}
+
+bool gemv_fits(const struct cuda_backend *b, int32_t tokens, int32_t columns)
+{
+	return tokens <= GEMV_TOKENS && (size_t)token_places(tokens) * (size_t)columns *
+			dtype_bytes(b->options.shape.dtype) <= GEMV_SHARED_MAX;
+}
+
+int gemv_launch(struct cuda_backend *b, const struct gemv *p, struct error *err)
+{
+	return for_dtype(b->options.shape.dtype, [&](auto w) {
+		typedef decltype(w) W;
+		auto kernel = gemv_kernel_for<W>(p->tokens);
+		int per_group = p->output == OUTPUT_GATE_UP ? 2 : ROWS;
+		int results = p->output == OUTPUT_GATE_UP ? p->rows / 2 : p->rows;
+		int groups = (results + per_group - 1) / per_group, pieces = p->columns / PIECE<W>;
+		/* Short rows take smaller blocks, so that all threads have full loads. */
+		int threads = ((pieces + DEPTH - 1) / DEPTH + 31) / 32 * 32;
+		threads = threads < 64 ? 64 : threads > THREADS_MAX ? THREADS_MAX : threads;
+		size_t shared = (size_t)token_places(p->tokens) * (size_t)p->columns * sizeof(W);
+		int resident = 0;
+		if (!cuda_ok(b, err,
+			     cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared),
+			     "cudaOccupancyMaxActiveBlocksPerMultiprocessor"))
+			return -1;
+		int grid = b->multiprocessors * (resident > 0 ? resident : 1);
+		return kernel_launch(b, err, "gemv_kernel", kernel,
+				     dim3((unsigned)(groups < grid ? groups : grid)), threads, shared,
+				     *p, groups);
+	});
+}

@@ -1,0 +1,257 @@
+/*
+ * internal.cuh - the CUDA backend's own struct, and what its files call of one another.
+ */
+#ifndef TPRUN_CUDA_INTERNAL_CUH
+#define TPRUN_CUDA_INTERNAL_CUH
+
+#include <cublas_v2.h>
+#include <cuda_runtime.h>
+#include <stdint.h>
+#ifdef TPRUN_NCCL
+#include <nccl.h>
+#endif
+
+#include "kernels/backend.h"
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/layout.h"
+#include "kernels/cuda/numbers.cuh"
+
+enum reduce_path { REDUCE_NONE, REDUCE_NCCL, REDUCE_HOST };
+
+enum { GRAPHS = 32 };
+
+/* What a recorded graph depends on besides fixed addresses. */
+struct graph_key {
+	int32_t tokens, logit_rows, table_stride, splits;
+	bool growth;
+};
+
+struct graph_entry {
+	struct graph_key key;
+	cudaGraphExec_t graph;	/* NULL: the form was seen, but not recorded yet */
+	uint64_t last_use;	/* 0: an empty entry */
+};
+
+/* Some tokens of one sequence that one block of the prefill attention serves. */
+struct attend_tile {
+	int32_t first, count, sequence;
+};
+
+/* The step under way; pointers into device memory, where begin copied them. */
+struct cuda_step {
+	int32_t tokens, sequences, logit_rows;
+	int32_t table_stride;	    /* row length of table */
+	int32_t splits;		    /* parts into which attention over a context is split */
+	int32_t single_count;	    /* tokens that attend one by one */
+	int32_t tile_count;
+	const int32_t *ids, *positions;
+	const int32_t *sequence_of; /* [tokens] */
+	const int32_t *slots;	    /* [tokens]: block * KV_BLOCK + slot of the token's own key */
+	const int32_t *logit_tokens;
+	const int32_t *single;	    /* [single_count] */
+	const struct attend_tile *tiles; /* [tile_count] */
+	const float *growth;	    /* [sequences], or NULL */
+	const int32_t *table;	    /* [sequences][table_stride] */
+};
+
+struct cuda_backend {
+	struct backend base;
+	struct backend_options options;
+	struct cuda_layout layout;
+	int multiprocessors;
+	bool programmatic;	/* kernels may overlap the one before: see wait_for_previous */
+	bool plain_next;	/* the next kernel follows something that is no kernel of ours */
+	char label[96];		/* "GPU 0 (NVIDIA H200, 0000:65:00.0)", for errors */
+
+	cudaStream_t stream;
+	cublasHandle_t cublas;
+	unsigned char *weights, *cache, *workspace;
+	struct head_group *groups;   /* on the device, [kv_heads] */
+	float *frequencies;	     /* on the device, [head_dim/2] */
+	int32_t group_max;	     /* query heads of the largest group */
+	/* Which biases were loaded; adding zeros would only cost time. */
+	bool has_qkv_bias, has_output_bias, has_gate_up_bias, has_down_bias;
+
+	/* load() */
+	unsigned char *staging[2];
+	cudaEvent_t staged[2];
+	int staging_next;
+
+	/* The step. */
+	struct cuda_step step;
+	unsigned char *step_host;    /* pinned, layout.step_bytes */
+	cudaEvent_t step_copied;
+	unsigned char *request_host; /* pinned, layout.request_bytes */
+	cudaEvent_t request_copied;
+	struct logit_result *result_host; /* pinned, [max_logit_rows] */
+
+	/* Graphs. */
+	bool graphs_allowed, capturing;
+	int blocks_called;	     /* of this step, to tell a whole one from a part */
+	struct graph_entry graphs[GRAPHS];
+	struct graph_entry *recording;
+	uint64_t graph_clock;
+
+	/* Collectives. */
+	enum reduce_path reduce;
+	bool windows;
+	float *reduce_host;	     /* pinned, [max_tokens][hidden_stride], REDUCE_HOST only */
+	void *window_buffer;	     /* for few tokens, REDUCE_NCCL only */
+#ifdef TPRUN_NCCL
+	ncclComm_t comm;
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
+	ncclWindow_t window;
+#endif
+#endif
+};
+
+static inline struct cuda_backend *cuda_of(struct backend *base)
+{
+	return (struct cuda_backend *)base;
+}
+
+template <typename T> static inline T *at(const struct cuda_backend *b, uint64_t offset)
+{
+	return (T *)(b->workspace + offset);
+}
+
+/* A tensor of a layer, by its offset within the layer. */
+template <typename T>
+static inline T *layer_at(const struct cuda_backend *b, int32_t layer, uint64_t offset)
+{
+	return (T *)(b->weights + b->layout.first_layer + b->layout.layer_bytes * (uint64_t)layer +
+		     offset);
+}
+
+static inline unsigned char *cache_keys(const struct cuda_backend *b, int32_t layer)
+{
+	return b->cache + b->layout.cache_part * 2 * (uint64_t)layer;
+}
+
+static inline unsigned char *cache_values(const struct cuda_backend *b, int32_t layer)
+{
+	return cache_keys(b, layer) + b->layout.cache_part;
+}
+
+/* True where the call succeeded; otherwise err says what failed, where and why. */
+bool cuda_ok(const struct cuda_backend *, struct error *err, cudaError_t status, const char *what);
+bool cublas_ok(const struct cuda_backend *, struct error *err, cublasStatus_t status,
+	       const char *what);
+
+/* Launches a kernel on the backend's stream. Returns 0 or -1. */
+template <typename... P, typename... A>
+static int kernel_launch(struct cuda_backend *b, struct error *err, const char *name,
+			 void (*kernel)(P...), dim3 grid, int threads, size_t shared, A... arguments)
+{
+	cudaLaunchConfig_t config = {};
+	cudaLaunchAttribute overlap = {};
+
+	overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+	overlap.val.programmaticStreamSerializationAllowed = 1;
+	config.gridDim = grid;
+	config.blockDim = dim3((unsigned)threads);
+	config.dynamicSmemBytes = shared;
+	config.stream = b->stream;
+	config.attrs = &overlap;
+	config.numAttrs = b->programmatic && !b->plain_next ? 1 : 0;
+	b->plain_next = false;
+	return cuda_ok(b, err, cudaLaunchKernelEx(&config, kernel, P(arguments)...), name) ? 0 : -1;
+}
+
+/* Calls f with a value of the shape's element type: f(float()), f(__half()) or f(__nv_bfloat16()). */
+template <typename F> static inline int for_dtype(enum dtype dtype, F f)
+{
+	switch (dtype) {
+	case DTYPE_F32: return f(float());
+	case DTYPE_F16: return f(__half());
+	default: return f(__nv_bfloat16());
+	}
+}
+
+/* ---- gemv.cu: y = W x for at most GEMV_TOKENS rows of x ------------------------------------- */
+enum gemv_output {
+	OUTPUT_ADD,	/* float target[t][row] += y + bias */
+	OUTPUT_DTYPE,	/* W target[t][row] = y */
+	OUTPUT_FLOAT,	/* float target[t][row] = y */
+	OUTPUT_GATE_UP, /* W target[t][i] = silu(gate + bias) * (up + bias) */
+	OUTPUT_ROPE,	/* qkv with bias and rope, into query and cache */
+};
+
+struct gemv {
+	const void *weights;	/* [rows][columns] */
+	int32_t rows, columns;	/* columns: the row length, a multiple of 64 */
+	int32_t tokens;
+	/* Input: the RMSNorm of float rows where norm is given, otherwise rows of W. */
+	const void *input;
+	const float *norm;	/* [columns] or NULL */
+	const int32_t *gather;	/* [tokens]: rows of input, or NULL */
+	float epsilon;
+	int32_t hidden;		/* what the mean of squares divides by */
+	/* Output. */
+	enum gemv_output output;
+	void *target;
+	int32_t target_stride;
+	const float *bias;	/* [rows] or NULL */
+	/* OUTPUT_ROPE */
+	int32_t head_dim, head_stride, query_heads, kv_heads;
+	const float2 *rope;	/* [tokens][head_dim/2] */
+	const int32_t *slots;
+	void *keys, *values;
+};
+
+/* Once, at open: lets the kernels take the shared memory they may need. */
+int gemv_prepare(struct cuda_backend *, struct error *err);
+/* Whether the kernels take inputs of this size. */
+bool gemv_fits(const struct cuda_backend *, int32_t tokens, int32_t columns);
+int gemv_launch(struct cuda_backend *, const struct gemv *, struct error *err);
+
+/* ---- attend.cu, attend_tile.cu -------------------------------------------------------------- */
+int attend_launch(struct cuda_backend *, int32_t layer, struct error *err);
+/* Whether sequences that bring several tokens go through the tiles of attend_tile.cu. */
+bool attend_tile_fits(const struct cuda_backend *);
+int attend_tile_prepare(struct cuda_backend *, struct error *err);
+int attend_tile_launch(struct cuda_backend *, int32_t layer, struct error *err);
+
+/* ---- elementwise.cu ------------------------------------------------------------------------- */
+int embed_launch(struct cuda_backend *, void *target, bool wire_float, struct error *err);
+int rope_table_launch(struct cuda_backend *, struct error *err);
+/* normed[i] = RMSNorm(residual[gather ? gather[i] : i]) */
+int norm_launch(struct cuda_backend *, int32_t rows, const int32_t *gather, const float *weight,
+		struct error *err);
+/* Bias, q/k norm and rope of scratch into query and cache. */
+int rope_launch(struct cuda_backend *, int32_t layer, struct error *err);
+int silu_launch(struct cuda_backend *, int32_t layer, struct error *err);
+/* residual = or += partial + bias; the partial is float or the shape's dtype; NULL is zero. */
+int residual_launch(struct cuda_backend *, const void *partial, bool partial_float, bool add,
+		    const float *bias, struct error *err);
+int zero_launch(struct cuda_backend *, void *target, size_t bytes, struct error *err);
+
+/* ---- candidates.cu -------------------------------------------------------------------------- */
+int candidates_run(struct backend *, const struct logit_request *, struct logit_result *,
+		   struct error *err);
+
+/* ---- step.cu -------------------------------------------------------------------------------- */
+int step_begin(struct backend *, const struct step *, struct error *err);
+int step_end(struct backend *, struct error *err);
+/* Leaves a recording that a test interrupts: what was recorded runs, the rest runs unrecorded. */
+int step_flush(struct cuda_backend *, struct error *err);
+void step_close(struct cuda_backend *);
+
+/* ---- weights.cu ----------------------------------------------------------------------------- */
+int weights_load(struct backend *, const struct tensor_part *, struct error *err);
+int weights_load_random(struct backend *, uint64_t seed, struct error *err);
+int weights_load_end(struct backend *, struct error *err);
+
+/* ---- reduce.cu ------------------------------------------------------------------------------ */
+/* Decides the path, the same on every rank, and opens the communicator. Collective. */
+int reduce_open(struct cuda_backend *, struct error *err);
+void reduce_close(struct cuda_backend *);
+/* Where this rank's part of a sum over the ranks of [tokens][hidden] goes, and whether it is
+ * float there (otherwise the shape's dtype). */
+void *reduce_buffer(struct cuda_backend *, bool *is_float);
+/* Sums that buffer over the ranks, in place. */
+int reduce_sum(struct cuda_backend *, struct error *err);
+/* After a step: an error of the communicator that happened meanwhile. */
+int reduce_check(struct cuda_backend *, struct error *err);
+
+#endif

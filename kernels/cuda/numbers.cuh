@@ -1,0 +1,123 @@
+/*
+ * numbers.cuh - 16-byte pieces of rows as float32, and sums over warps and blocks.
+ *
+ * Kernels are templates over the stored element: float, __half or __nv_bfloat16. They read
+ * PIECE<W> elements at a time and compute in float32.
+ */
+#ifndef TPRUN_CUDA_NUMBERS_CUH
+#define TPRUN_CUDA_NUMBERS_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+/* Elements in 16 bytes. */
+template <typename W> constexpr int PIECE = 16 / (int)sizeof(W);
+
+/* A kernel may start while the one before it still runs (programmatic dependent launch, from
+ * sm_90 on). Until this returns it must touch nothing but weights. Every kernel calls it, so
+ * that "the one before" always means all before. */
+__device__ __forceinline__ void wait_for_previous(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+	asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* Lets the next kernel be placed as soon as this one's blocks leave room. */
+__device__ __forceinline__ void allow_next(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+	asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+/* Weights are read once: they need no place in L1. */
+__device__ __forceinline__ uint4 load_weights(const uint4 *at)
+{
+	uint4 v;
+	asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+		     : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+		     : "l"(at));
+	return v;
+}
+
+__device__ __forceinline__ void word_to_floats(uint32_t word, float *out, __nv_bfloat16)
+{
+	out[0] = __uint_as_float(word << 16);
+	out[1] = __uint_as_float(word & 0xffff0000u);
+}
+
+__device__ __forceinline__ void word_to_floats(uint32_t word, float *out, __half)
+{
+	__half2_raw raw;
+	raw.x = (unsigned short)word;
+	raw.y = (unsigned short)(word >> 16);
+	float2 two = __half22float2(__half2(raw));
+	out[0] = two.x;
+	out[1] = two.y;
+}
+
+__device__ __forceinline__ void word_to_floats(uint32_t word, float *out, float)
+{
+	out[0] = __uint_as_float(word);
+}
+
+template <typename W> __device__ __forceinline__ void piece_to_floats(uint4 piece, float (&out)[PIECE<W>])
+{
+	constexpr int step = PIECE<W> / 4;
+	word_to_floats(piece.x, out, W());
+	word_to_floats(piece.y, out + step, W());
+	word_to_floats(piece.z, out + 2 * step, W());
+	word_to_floats(piece.w, out + 3 * step, W());
+}
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <typename W> __device__ __forceinline__ W from_float(float x);
+template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <> __device__ __forceinline__ __half from_float<__half>(float x) { return __float2half_rn(x); }
+template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x)
+{
+	return __float2bfloat16_rn(x);
+}
+
+__device__ __forceinline__ float warp_sum(float x)
+{
+#pragma unroll
+	for (int bit = 16; bit; bit >>= 1)
+		x += __shfl_xor_sync(0xffffffffu, x, bit);
+	return x;
+}
+
+__device__ __forceinline__ float warp_max(float x)
+{
+#pragma unroll
+	for (int bit = 16; bit; bit >>= 1)
+		x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, bit));
+	return x;
+}
+
+/* The sum over a block of at most 1,024 threads, the same in every thread. `scratch` holds a
+ * float for every warp; it may be used again after the next barrier. */
+__device__ __forceinline__ float block_sum(float x, float *scratch)
+{
+	int warps = (int)blockDim.x / 32;
+	x = warp_sum(x);
+	if (threadIdx.x % 32 == 0)
+		scratch[threadIdx.x / 32] = x;
+	__syncthreads();
+	float sum = 0;
+	for (int i = 0; i < warps; i++)
+		sum += scratch[i];
+	return sum;
+}
+
+__device__ __forceinline__ float silu(float x)
+{
+	return x / (1.0f + expf(-x));
+}
+
+#endif

@@ -1,0 +1,281 @@
+/*
+ * step.cu - the numbers of a step on their way to the device, and recorded steps.
+ *
+ * begin packs a step's lists one after the other into one pinned buffer and copies that in one
+ * piece, so the offsets depend on nothing but the lists' lengths. Those, with the lengths that
+ * the context is rounded up to, are the key of a recorded graph: a step of a form that was
+ * seen before is recorded while its blocks are called, and replayed from then on.
+ */
+#include <string.h>
+
+#include "kernels/cuda/internal.cuh"
+
+/* Contexts of a step count as the next power of two from this on. */
+enum { CONTEXT_MIN = 128, SPLIT_MIN = 32 };
+
+static int check_step(const struct cuda_backend *b, const struct step *s, struct error *err)
+{
+	const struct backend_options *o = &b->options;
+
+	if (s->tokens < 1 || s->tokens > o->max_tokens || s->sequences < 1 ||
+	    s->sequences > o->max_sequences || s->sequences > s->tokens || s->logit_rows < 0 ||
+	    s->logit_rows > o->max_logit_rows)
+		return error_run(err, "a step of %d tokens, %d sequences, %d rows of logits; there is room "
+				 "for %d, %d, %d", (int)s->tokens, (int)s->sequences, (int)s->logit_rows,
+				 (int)o->max_tokens, (int)o->max_sequences, (int)o->max_logit_rows);
+	if (s->first_token[0] != 0 || s->first_token[s->sequences] != s->tokens)
+		return error_run(err, "the sequences of a step do not cover its tokens");
+	for (int i = 0; i < s->sequences; i++) {
+		int first = s->first_token[i], end = s->first_token[i + 1];
+		if (end <= first || end > s->tokens)
+			return error_run(err, "sequence %d of a step has no tokens", i);
+		for (int t = first; t < end; t++)
+			if (s->positions[t] < 0 || s->positions[t] / KV_BLOCK >= s->max_blocks ||
+			    s->positions[t] / KV_BLOCK >= o->max_blocks ||
+			    (t > first && s->positions[t] != s->positions[t - 1] + 1))
+				return error_run(err, "sequence %d of a step: position %d is out of place", i,
+						 (int)s->positions[t]);
+		for (int k = 0; k <= s->positions[end - 1] / KV_BLOCK; k++) {
+			int32_t block = s->block_table[(size_t)i * s->max_blocks + k];
+			if (block < 0 || block >= o->kv_blocks)
+				return error_run(err, "sequence %d of a step: the cache has no block %d", i,
+						 (int)block);
+		}
+	}
+	for (int i = 0; i < s->logit_rows; i++)
+		if (s->logit_tokens[i] < 0 || s->logit_tokens[i] >= s->tokens)
+			return error_run(err, "logits of token %d are wanted, the step has %d",
+					 (int)s->logit_tokens[i], (int)s->tokens);
+	return 0;
+}
+
+/* Room for `count` 4-byte values in the packed buffer: where the host writes, and in *device
+ * where the kernels will read. */
+static int32_t *pack(struct cuda_backend *b, size_t *used, size_t count, const int32_t **device)
+{
+	int32_t *host = (int32_t *)(b->step_host + *used);
+	*device = (const int32_t *)(b->workspace + b->layout.step + *used);
+	*used += (count * 4 + 15) / 16 * 16;
+	return host;
+}
+
+static int32_t *pack_copy(struct cuda_backend *b, size_t *used, size_t count, const void *from,
+			  const int32_t **device)
+{
+	int32_t *host = pack(b, used, count, device);
+	if (count)
+		memcpy(host, from, count * 4);
+	return host;
+}
+
+/* Splits the tokens between the two attention kernels: those of sequences that bring several
+ * go into tiles where that kernel can be had. */
+static void pack_attention(struct cuda_backend *b, const struct step *s, size_t *used)
+{
+	struct cuda_step *d = &b->step;
+	bool tiles = attend_tile_fits(b);
+	const int32_t *device;
+	int32_t *single = pack(b, used, (size_t)s->tokens, &d->single);
+
+	d->single_count = d->tile_count = 0;
+	for (int i = 0; i < s->sequences; i++)
+		if (!tiles || s->first_token[i + 1] - s->first_token[i] == 1)
+			for (int t = s->first_token[i]; t < s->first_token[i + 1]; t++)
+				single[d->single_count++] = t;
+		else
+			d->tile_count += (s->first_token[i + 1] - s->first_token[i] + ATTEND_TILE - 1) /
+					 ATTEND_TILE;
+	struct attend_tile *tile = (struct attend_tile *)pack(b, used, 3 * (size_t)d->tile_count, &device);
+	d->tiles = (const struct attend_tile *)device;
+	/* The last tiles of a sequence see the longest context: they start first. */
+	for (int i = 0; d->tile_count && i < s->sequences; i++) {
+		int first = s->first_token[i], count = s->first_token[i + 1] - first;
+		for (int k = (count - 1) / ATTEND_TILE; count > 1 && k >= 0; k--, tile++) {
+			int rest = count - k * ATTEND_TILE;
+			tile->first = first + k * ATTEND_TILE;
+			tile->count = rest < ATTEND_TILE ? rest : ATTEND_TILE;
+			tile->sequence = i;
+		}
+	}
+}
+
+static int pack_step(struct cuda_backend *b, const struct step *s, struct error *err)
+{
+	struct cuda_step *d = &b->step;
+	size_t used = 0, tokens = (size_t)s->tokens;
+	int longest = 0, context = CONTEXT_MIN;
+
+	memset(d, 0, sizeof *d);
+	d->tokens = s->tokens;
+	d->sequences = s->sequences;
+	d->logit_rows = s->logit_rows;
+	for (int i = 0; i < s->sequences; i++) {
+		int length = s->positions[s->first_token[i + 1] - 1] + 1;
+		longest = length > longest ? length : longest;
+	}
+	while (context < longest && context < 1 << 30)
+		context *= 2;
+	d->table_stride = context / KV_BLOCK < b->options.max_blocks ? context / KV_BLOCK
+								       : b->options.max_blocks;
+
+	pack_copy(b, &used, tokens, s->token_ids, &d->ids);
+	pack_copy(b, &used, tokens, s->positions, &d->positions);
+	int32_t *sequence_of = pack(b, &used, tokens, &d->sequence_of);
+	int32_t *slots = pack(b, &used, tokens, &d->slots);
+	pack_copy(b, &used, (size_t)s->logit_rows, s->logit_tokens, &d->logit_tokens);
+	pack_attention(b, s, &used);
+	if (s->rope_growth) {
+		const int32_t *device;
+		pack_copy(b, &used, (size_t)s->sequences, s->rope_growth, &device);
+		d->growth = (const float *)device;
+	}
+	int32_t *table = pack(b, &used, (size_t)s->sequences * (size_t)d->table_stride, &d->table);
+	for (int i = 0; i < s->sequences; i++, table += d->table_stride) {
+		const int32_t *from = s->block_table + (size_t)i * s->max_blocks;
+		int blocks = s->positions[s->first_token[i + 1] - 1] / KV_BLOCK + 1;
+		memcpy(table, from, (size_t)blocks * 4);
+		memset(table + blocks, 0, (size_t)(d->table_stride - blocks) * 4);
+		for (int t = s->first_token[i]; t < s->first_token[i + 1]; t++) {
+			sequence_of[t] = i;
+			slots[t] = from[s->positions[t] / KV_BLOCK] * KV_BLOCK + s->positions[t] % KV_BLOCK;
+		}
+	}
+
+	int64_t units = (int64_t)d->single_count * b->options.shape.kv_heads *
+			((b->group_max + ATTEND_HEADS - 1) / ATTEND_HEADS);
+	int splits = units > 0 ? (int)(ATTEND_BLOCKS / units) : 1;
+	splits = splits < context / SPLIT_MIN ? splits : context / SPLIT_MIN;
+	d->splits = splits > 1 ? splits : 1;
+
+	if (!cuda_ok(b, err, cudaMemcpyAsync(b->workspace + b->layout.step, b->step_host, used,
+					     cudaMemcpyHostToDevice, b->stream), "copying the step") ||
+	    !cuda_ok(b, err, cudaEventRecord(b->step_copied, b->stream), "cudaEventRecord"))
+		return -1;
+	b->plain_next = true;
+	return 0;
+}
+
+static bool same_key(const struct graph_key *a, const struct graph_key *c)
+{
+	return a->tokens == c->tokens && a->logit_rows == c->logit_rows &&
+	       a->table_stride == c->table_stride && a->splits == c->splits && a->growth == c->growth;
+}
+
+/* The entry of the step's form, made where there is none by giving up the one unused longest. */
+static struct graph_entry *find_graph(struct cuda_backend *b)
+{
+	const struct cuda_step *d = &b->step;
+	struct graph_key key = {d->tokens, d->logit_rows, d->table_stride, d->splits, d->growth != NULL};
+	struct graph_entry *oldest = b->graphs;
+
+	for (int i = 0; i < GRAPHS; i++) {
+		struct graph_entry *e = &b->graphs[i];
+		if (e->last_use && same_key(&e->key, &key))
+			return e;
+		if (e->last_use < oldest->last_use)
+			oldest = e;
+	}
+	if (oldest->graph) {
+		cudaStreamSynchronize(b->stream); /* it may be running still */
+		cudaGraphExecDestroy(oldest->graph);
+	}
+	oldest->graph = NULL;
+	oldest->key = key;
+	oldest->last_use = 0;
+	return oldest;
+}
+
+static void drop_capture(struct cuda_backend *b)
+{
+	cudaGraph_t graph = NULL;
+	if (b->capturing && cudaStreamEndCapture(b->stream, &graph) == cudaSuccess && graph)
+		cudaGraphDestroy(graph);
+	b->capturing = false;
+	b->recording = NULL;
+	cudaGetLastError();
+}
+
+int step_begin(struct backend *base, const struct step *s, struct error *err)
+{
+	struct cuda_backend *b = cuda_of(base);
+
+	drop_capture(b); /* of a step that failed halfway */
+	b->blocks_called = 0;
+	if (check_step(b, s, err) ||
+	    !cuda_ok(b, err, cudaEventSynchronize(b->step_copied), "waiting for the step before") ||
+	    pack_step(b, s, err))
+		return -1;
+	if (!b->graphs_allowed || s->tokens != s->sequences || s->tokens > GEMV_TOKENS ||
+	    s->logit_rows > GEMV_TOKENS)
+		return 0;
+
+	struct graph_entry *e = find_graph(b);
+	bool seen = e->last_use != 0;
+	e->last_use = ++b->graph_clock;
+	if (e->graph) {
+		if (!cuda_ok(b, err, cudaGraphLaunch(e->graph, b->stream), "cudaGraphLaunch"))
+			return -1;
+		b->plain_next = true;
+		return 1;
+	}
+	if (seen) {
+		if (!cuda_ok(b, err, cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal),
+			     "cudaStreamBeginCapture"))
+			return -1;
+		b->capturing = true;
+		b->recording = e;
+	}
+	return 0;
+}
+
+/* Ends the recording and runs it. It is kept where `keep`. */
+static int finish_capture(struct cuda_backend *b, bool keep, struct error *err)
+{
+	struct graph_entry *e = b->recording;
+	cudaGraph_t graph = NULL;
+	cudaGraphExec_t run = NULL;
+	int result = -1;
+
+	b->capturing = false;
+	b->recording = NULL;
+	b->plain_next = true;
+	if (!cuda_ok(b, err, cudaStreamEndCapture(b->stream, &graph), "cudaStreamEndCapture") ||
+	    !cuda_ok(b, err, cudaGraphInstantiate(&run, graph, 0), "cudaGraphInstantiate") ||
+	    !cuda_ok(b, err, cudaGraphLaunch(run, b->stream), "cudaGraphLaunch"))
+		goto done;
+	if (keep) {
+		e->graph = run;
+		run = NULL;
+	}
+	result = 0;
+done:
+	if (run) {
+		cudaStreamSynchronize(b->stream);
+		cudaGraphExecDestroy(run);
+	}
+	if (graph)
+		cudaGraphDestroy(graph);
+	return result;
+}
+
+int step_flush(struct cuda_backend *b, struct error *err)
+{
+	return b->capturing ? finish_capture(b, false, err) : 0;
+}
+
+int step_end(struct backend *base, struct error *err)
+{
+	struct cuda_backend *b = cuda_of(base);
+	int whole = 1 + 5 * b->options.shape.layers + (b->step.logit_rows > 0);
+	if (!b->capturing)
+		return 0;
+	return finish_capture(b, b->blocks_called == whole, err);
+}
+
+void step_close(struct cuda_backend *b)
+{
+	drop_capture(b);
+	for (int i = 0; i < GRAPHS; i++)
+		if (b->graphs[i].graph)
+			cudaGraphExecDestroy(b->graphs[i].graph);
+}

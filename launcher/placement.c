@@ -1,0 +1,305 @@
+#include "launcher/placement.h"
+
+#include <errno.h>
+#include <hwloc.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "launcher/placement_choose.h"
+
+enum { CPU_WORDS = 64 }; /* 4,096 PUs a node */
+
+/* What the ranks of a node tell each other. */
+struct wish {
+	int32_t node;
+	int32_t kept;
+	struct placement_device device;
+	uint64_t allowed[CPU_WORDS];
+};
+
+/* ---- this machine ------------------------------------------------------------------------ */
+
+/* The whole machine, what is forbidden here included, so that all ranks of a node see the same. PCI
+ * devices are looked for only where some rank has one. hwloc's plugins for GPUs stay out: they
+ * would start CUDA and OpenCL before the process is bound. */
+static int topology_open(hwloc_topology_t *out, bool devices, struct error *err)
+{
+	static const char *const plugins[] = {"cuda", "nvml", "opencl", "rsmi", "levelzero", "gl"};
+	hwloc_topology_t topology;
+	if (hwloc_topology_init(&topology))
+		return error_run(err, "hwloc cannot start: %s", strerror(errno));
+	for (size_t i = 0; i < sizeof plugins / sizeof plugins[0]; i++)
+		hwloc_topology_set_components(topology, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST,
+					      plugins[i]);
+	hwloc_topology_set_flags(topology, HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED);
+	if (devices)
+		hwloc_topology_set_type_filter(topology, HWLOC_OBJ_PCI_DEVICE,
+					       HWLOC_TYPE_FILTER_KEEP_IMPORTANT);
+	if (hwloc_topology_load(topology)) {
+		hwloc_topology_destroy(topology);
+		return error_run(err, "hwloc cannot read this machine's topology: %s",
+				 strerror(errno));
+	}
+	*out = topology;
+	return 0;
+}
+
+static bool any_set(const char *const *names)
+{
+	for (; *names; names++)
+		if (getenv(*names))
+			return true;
+	return false;
+}
+
+/* Whether the words of the parent's command line, mpirun where there is one, ask for a binding. */
+static bool parent_asks_for_binding(void)
+{
+	static const char *const words[] = {"bind-to", "rankfile", "-rf", "cpu-set", "cpu-list",
+					    "pe="};
+	char path[64], line[16384];
+	snprintf(path, sizeof path, "/proc/%d/cmdline", (int)getppid());
+	FILE *file = fopen(path, "r");
+	size_t length = file ? fread(line, 1, sizeof line - 1, file) : 0;
+	if (file)
+		fclose(file);
+	line[length] = '\0';
+	for (const char *word = line; word < line + length; word += strlen(word) + 1)
+		for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+			if (*words[i] == '-' ? !strcmp(word, words[i])
+					     : strcasestr(word, words[i]) != NULL)
+				return true;
+	return false;
+}
+
+/* mpirun binds two ranks to a core each without being asked: that is no wish of the user's. Open
+ * MPI 4 marks its ranks and passes explicit policies on in the environment; Open MPI 5 (PRRTE)
+ * passes on what stands in the environment or a file, so the command line is read as well. */
+static bool bound_by_default(void)
+{
+	static const char *const marks[] = {"OMPI_MCA_orte_bound_at_launch", "PRTE_LAUNCHED", NULL};
+	static const char *const wishes[] = {
+		"OMPI_MCA_hwloc_base_binding_policy", "OMPI_MCA_hwloc_base_bind_to_core",
+		"OMPI_MCA_hwloc_base_bind_to_socket", "OMPI_MCA_hwloc_base_cpu_set",
+		"OMPI_MCA_hwloc_base_cpu_list", "OMPI_MCA_hwloc_base_slot_list",
+		"OMPI_MCA_orte_rankfile", "OMPI_MCA_rmaps_rank_file_path",
+		"PRTE_MCA_hwloc_default_binding_policy", "PRTE_MCA_hwloc_default_cpu_list", NULL,
+	};
+	const char *mapping = getenv("OMPI_MCA_rmaps_base_mapping_policy");
+	if (!mapping)
+		mapping = getenv("PRTE_MCA_rmaps_default_mapping_policy");
+	return any_set(marks) && !any_set(wishes) && !(mapping && strcasestr(mapping, "pe=")) &&
+	       !parent_asks_for_binding();
+}
+
+/* The PUs that this process may use, and whether somebody asked for exactly them. */
+static int find_allowed(hwloc_topology_t topology, hwloc_bitmap_t allowed, bool *kept)
+{
+	hwloc_const_bitmap_t machine = hwloc_topology_get_allowed_cpuset(topology);
+	*kept = false;
+	if (bound_by_default() ||
+	    hwloc_get_cpubind(topology, allowed, HWLOC_CPUBIND_PROCESS) ||
+	    !hwloc_bitmap_intersects(allowed, machine))
+		return hwloc_bitmap_copy(allowed, machine);
+	hwloc_bitmap_and(allowed, allowed, machine);
+	*kept = !hwloc_bitmap_isequal(allowed, machine);
+	return 0;
+}
+
+/* Binds every thread of the process, and the memory it will touch to the node of its cores. With
+ * several nodes the first touch decides, which is the system's default. Memory policy is
+ * forbidden in some containers: told in the map, no failure. */
+static int bind_process(hwloc_topology_t topology, const struct placement_choice *choice,
+			bool *memory_bound, struct error *err)
+{
+	hwloc_bitmap_and(choice->nodes, choice->nodes,
+			 hwloc_topology_get_allowed_nodeset(topology));
+	if (hwloc_set_cpubind(topology, choice->cpus, HWLOC_CPUBIND_PROCESS) && errno != ENOSYS)
+		return error_run(err, "cannot bind the process to its cores: %s", strerror(errno));
+	*memory_bound = hwloc_bitmap_weight(choice->nodes) == 1 &&
+			!hwloc_set_membind(topology, choice->nodes, HWLOC_MEMBIND_BIND,
+					   HWLOC_MEMBIND_PROCESS | HWLOC_MEMBIND_BYNODESET);
+	if (!*memory_bound && hwloc_bitmap_weight(choice->nodes) == 1)
+		*memory_bound = !hwloc_set_membind(topology, choice->nodes, HWLOC_MEMBIND_BIND,
+						   HWLOC_MEMBIND_THREAD | HWLOC_MEMBIND_BYNODESET);
+	return 0;
+}
+
+/* ---- the ranks --------------------------------------------------------------------------- */
+
+static void fill_row(struct placement_row *row, const struct placement_device *device,
+		     const struct placement_choice *choice)
+{
+	row->device = *device;
+	row->cores = choice->cores;
+	row->near = choice->near;
+	row->known = choice->known;
+	row->shared = choice->shared;
+	hwloc_bitmap_list_snprintf(row->cpus, sizeof row->cpus, choice->cpus);
+	hwloc_bitmap_list_snprintf(row->nodes, sizeof row->nodes, choice->nodes);
+}
+
+static void words_from_bitmap(uint64_t *words, hwloc_const_bitmap_t bitmap)
+{
+	for (unsigned i = 0; i < CPU_WORDS; i++)
+		words[i] = hwloc_bitmap_to_ith_ulong(bitmap, i);
+}
+
+/* The wishes of this rank's node, in order of local rank, become its choices. */
+static int choose_node(hwloc_topology_t topology, const struct group *group,
+		       const struct wish *wishes, struct placement_choice *choices,
+		       struct error *err)
+{
+	struct placement_rank *ranks = calloc((size_t)group->local_size, sizeof *ranks);
+	hwloc_bitmap_t *allowed = calloc((size_t)group->local_size, sizeof *allowed);
+	int count = 0, result = -1;
+	if (!ranks || !allowed) {
+		error_memory(err, "the placement");
+		goto fail;
+	}
+	for (int r = 0; r < group->size && count < group->local_size; r++) {
+		if (wishes[r].node != mpi_group_node(group))
+			continue;
+		hwloc_bitmap_t set = hwloc_bitmap_alloc();
+		for (unsigned i = 0; i < CPU_WORDS; i++)
+			hwloc_bitmap_set_ith_ulong(set, i, wishes[r].allowed[i]);
+		allowed[count] = set;
+		ranks[count++] = (struct placement_rank){
+			set, wishes[r].kept,
+			wishes[r].device.present ? wishes[r].device.pci_bus_id : NULL};
+	}
+	result = placement_choose(topology, ranks, count, choices, err);
+fail:
+	for (int i = 0; i < count; i++)
+		hwloc_bitmap_free(allowed[i]);
+	free(allowed);
+	free(ranks);
+	return result;
+}
+
+int placement_apply(struct group *group, const struct placement_device *device,
+		    struct placement_row **out, struct error *err)
+{
+	hwloc_topology_t topology = NULL;
+	int result = -1, chosen = 0;
+	struct wish *wishes = calloc((size_t)group->size, sizeof *wishes);
+	struct placement_choice *choices = calloc((size_t)group->local_size, sizeof *choices);
+	struct placement_row *rows = calloc((size_t)group->size, sizeof *rows);
+	struct wish mine = {.node = mpi_group_node(group), .device = *device};
+	struct placement_row row = {.rank = group->rank};
+	hwloc_bitmap_t allowed = hwloc_bitmap_alloc();
+	bool kept = false;
+	float devices = device->present;
+	if (group->sum(group, &devices, 1, err))
+		goto fail;
+	if (!wishes || !choices || !rows || !allowed)
+		error_memory(err, "the placement");
+	else if (!topology_open(&topology, devices > 0, err))
+		result = find_allowed(topology, allowed, &kept);
+	if (group->agree(group, result, err))
+		goto fail;
+	mine.kept = kept;
+	words_from_bitmap(mine.allowed, allowed);
+	result = -1;
+	if (mpi_group_all_gather(group, &mine, sizeof mine, wishes, err))
+		goto fail;
+
+	if (!choose_node(topology, group, wishes, choices, err)) {
+		chosen = group->local_size;
+		const struct placement_choice *choice = &choices[group->local_rank];
+		snprintf(row.host, sizeof row.host, "%s", mpi_group_host(group));
+		fill_row(&row, device, choice);
+		result = bind_process(topology, choice, &row.memory_bound, err);
+		mpi_group_share_cores(group, choice->shared);
+	}
+	result = group->agree(group, result, err);
+	if (!result)
+		result = mpi_group_all_gather(group, &row, sizeof row, rows, err);
+	if (!result) {
+		*out = rows;
+		rows = NULL;
+	}
+fail:
+	placement_choices_close(choices, chosen);
+	hwloc_bitmap_free(allowed);
+	if (topology)
+		hwloc_topology_destroy(topology);
+	free(wishes);
+	free(choices);
+	free(rows);
+	return result;
+}
+
+int placement_preview(const struct placement_device *devices, int count,
+		      struct placement_row **out, struct error *err)
+{
+	hwloc_topology_t topology;
+	int result = -1, chosen = 0;
+	bool kept, present = false;
+	for (int r = 0; r < count; r++)
+		present |= devices[r].present;
+	if (topology_open(&topology, present, err))
+		return -1;
+	struct placement_rank *ranks = calloc((size_t)count, sizeof *ranks);
+	struct placement_choice *choices = calloc((size_t)count, sizeof *choices);
+	struct placement_row *rows = calloc((size_t)count, sizeof *rows);
+	hwloc_bitmap_t allowed = hwloc_bitmap_alloc();
+	if (!ranks || !choices || !rows || !allowed) {
+		error_memory(err, "the placement");
+		goto fail;
+	}
+	find_allowed(topology, allowed, &kept);
+	for (int r = 0; r < count; r++)
+		ranks[r] = (struct placement_rank){
+			allowed, false, devices[r].present ? devices[r].pci_bus_id : NULL};
+	if (placement_choose(topology, ranks, count, choices, err))
+		goto fail;
+	chosen = count;
+	for (int r = 0; r < count; r++) {
+		rows[r].rank = r;
+		gethostname(rows[r].host, sizeof rows[r].host - 1);
+		fill_row(&rows[r], &devices[r], &choices[r]);
+	}
+	*out = rows;
+	rows = NULL;
+	result = 0;
+fail:
+	placement_choices_close(choices, chosen);
+	hwloc_bitmap_free(allowed);
+	hwloc_topology_destroy(topology);
+	free(ranks);
+	free(choices);
+	free(rows);
+	return result;
+}
+
+void placement_print(FILE *out, const struct placement_row *rows, int count)
+{
+	int host = 4, cores = 5, nodes = 4;
+	char text[192];
+	for (int r = 0; r < count; r++) {
+		int width = snprintf(text, sizeof text, "%d (%s)", rows[r].cores, rows[r].cpus);
+		cores = width > cores ? width : cores;
+		width = (int)strlen(rows[r].host);
+		host = width > host ? width : host;
+		width = (int)strlen(rows[r].nodes);
+		nodes = width > nodes ? width : nodes;
+	}
+	fprintf(out, "rank  %-*s  %-*s  %-*s  GPU\n", host, "host", cores, "cores", nodes, "NUMA");
+	for (int r = 0; r < count; r++) {
+		const struct placement_row *row = &rows[r];
+		snprintf(text, sizeof text, "%d (%s)", row->cores, row->cpus);
+		fprintf(out, "%4d  %-*s  %-*s  %-*s  ", row->rank, host, row->host, cores, text,
+			nodes, *row->nodes ? row->nodes : "-");
+		if (row->device.present)
+			fprintf(out, "%s, %s%s", row->device.name, row->device.pci_bus_id,
+				!row->known  ? ", locality unknown"
+				: !row->near ? ", far from these cores"
+					     : "");
+		else
+			fputs("none", out);
+		fputs(row->shared ? "; cores shared with another rank\n" : "\n", out);
+	}
+}

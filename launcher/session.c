@@ -1,0 +1,302 @@
+#include "launcher/session.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "launcher/output.h"
+#include "runtime/base/file.h"
+#include "runtime/model/plan.h"
+#include "runtime/model/rope.h"
+
+enum { SHAPE_BYTES_MAX = 16 << 20, RANDOM_WEIGHTS_SEED = 1 };
+
+bool session_speaks(const struct session *session)
+{
+	return session->group->rank == 0 && !session->options->quiet;
+}
+
+/* ---- the model's files ------------------------------------------------------------------- */
+
+/* The embedded model stands beside the source tree's build folder, or in share/ of the prefix that
+ * holds bin/, or where the build was told to install. */
+static char *embedded_folder(struct error *err)
+{
+	static const char *const places[] = {"../configs/tiny-stories",
+					     "../share/tprun/configs/tiny-stories"};
+	char self[PATH_MAX] = "", path[PATH_MAX + 64];
+	ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+	char *slash = length > 0 ? strrchr(self, '/') : NULL;
+	if (slash)
+		*slash = '\0';
+	for (size_t i = 0; slash && i < sizeof places / sizeof places[0]; i++) {
+		snprintf(path, sizeof path, "%s/%s", self, places[i]);
+		if (file_exists(path))
+			return strdup(path);
+	}
+	snprintf(path, sizeof path, "%s/share/tprun/configs/tiny-stories", TPRUN_PREFIX);
+	if (file_exists(path))
+		return strdup(path);
+	error_usage(err, "the embedded model is not there (looked for %s/%s, %s/%s and %s): give "
+			 "--model DIR", self, places[0], self, places[1], path);
+	return NULL;
+}
+
+char *session_model_folder(const struct options *options, struct error *err)
+{
+	if (!options->given[OPTION_MODEL])
+		return embedded_folder(err);
+	char *folder = strdup(options->model.data);
+	if (!folder)
+		error_memory(err, "a path");
+	return folder;
+}
+
+int session_read_config(const struct options *options, struct model_config *config, char **folder,
+			struct error *err)
+{
+	const char *shape = options->shape.data;
+	char *text;
+	size_t length;
+	*folder = NULL;
+	if (!shape) {
+		*folder = session_model_folder(options, err);
+		return *folder ? config_read(config, *folder, err) : -1;
+	}
+	if (options->given[OPTION_MODEL])
+		return error_usage(err, "--model and --shape exclude each other");
+	if (file_read(shape, SHAPE_BYTES_MAX, &text, &length, err))
+		return -1;
+	int result = config_parse(config, text, length, shape, err);
+	free(text);
+	return result;
+}
+
+int session_read_headers(const struct options *options, const char *folder,
+			 const struct model_config *config, struct checkpoint **checkpoint,
+			 enum dtype *dtype, struct error *err)
+{
+	static const enum dtype dtypes[] = {
+		[DTYPE_CHOICE_F32] = DTYPE_F32, [DTYPE_CHOICE_F16] = DTYPE_F16,
+		[DTYPE_CHOICE_BF16] = DTYPE_BF16,
+	};
+	*checkpoint = NULL;
+	if (!folder)
+		*dtype = config->dtype;
+	else if (checkpoint_open(checkpoint, folder, config, err))
+		return -1;
+	else
+		*dtype = checkpoint_dtype(*checkpoint);
+	if (options->dtype != DTYPE_CHOICE_AUTO)
+		*dtype = dtypes[options->dtype];
+	return 0;
+}
+
+/* Rank 0 alone knows text. Ids given by number need no tokenizer. */
+static int open_tokenizer(struct session *session, const char *folder, struct error *err)
+{
+	const bool *given = session->options->given;
+	bool text = given[OPTION_PROMPT] || given[OPTION_PROMPT_FILE] || given[OPTION_TEXT] ||
+		    given[OPTION_TEXT_FILE] || given[OPTION_STOP];
+	if (session->group->rank != 0)
+		return 0;
+	if (!folder)
+		return text ? error_usage(err, "--shape has no tokenizer: give the prompt as ids, and "
+					       "no --stop") : 0;
+	char *json = file_join(folder, "tokenizer.json", err);
+	char *model = file_join(folder, "tokenizer.model", err);
+	int result = json && model ? 0 : -1;
+	if (!result && (text || file_exists(json) || file_exists(model)))
+		result = tokenizer_open(&session->tokenizer, folder, err);
+	free(json);
+	free(model);
+	return result;
+}
+
+/* A rank number beyond the heads is refused as soon as the heads are known. */
+static int read_model(struct session *session, struct error *err)
+{
+	const struct options *options = session->options;
+	struct model_config *config = &session->config;
+	struct generation_defaults *defaults = &session->defaults;
+	char *folder;
+	int result = -1;
+	if (session_read_config(options, config, &folder, err) ||
+	    shard_make(&session->shard, config, session->group->size, session->group->rank, err))
+		goto fail;
+	if (folder ? generation_defaults_read(defaults, config, folder, err)
+		   : generation_defaults_parse(defaults, config, "{}", 2, options->shape.data, err))
+		goto fail;
+	if (session_read_headers(options, folder, config, &session->checkpoint, &session->dtype, err))
+		goto fail;
+	result = open_tokenizer(session, folder, err);
+fail:
+	free(folder);
+	return result;
+}
+
+int session_open(struct session *session, const struct options *options, struct group *group,
+		 struct error *err)
+{
+	memset(session, 0, sizeof *session);
+	session->options = options;
+	session->group = group;
+	session->start = output_now();
+	return group->agree(group, read_model(session, err), err);
+}
+
+int session_context(const struct session *session, int64_t needed, int32_t *context,
+		    struct error *err)
+{
+	const struct options *options = session->options;
+	int32_t most = session->config.max_positions;
+	if (options->given[OPTION_CONTEXT] && options->context > most)
+		return error_usage(err, "--context %d: this model reaches %d positions",
+				   options->context, most);
+	*context = options->given[OPTION_CONTEXT] ? options->context
+		   : needed < most		  ? (int32_t)needed
+						  : most;
+	return 0;
+}
+
+/* ---- the start --------------------------------------------------------------------------- */
+
+/* What can't fit is refused before a byte of weights is read. */
+static int check_memory(const struct session *session, const struct backend_options *sizes,
+			int32_t context, struct error *err)
+{
+	const struct device_choice *device = &session->device;
+	struct plan_options plan = {
+		.cuda = device->cuda, .dtype = session->dtype, .ranks = session->group->size,
+		.context = context, .max_tokens = sizes->max_tokens,
+		.max_logit_rows = sizes->max_logit_rows,
+	};
+	struct backend_memory memory;
+	char text[5][32];
+	if (plan_rank(&session->config, &plan, session->group->rank, &memory, err))
+		return -1;
+	if (!device->memory || plan_total(&memory) <= device->memory)
+		return 0;
+	plan.max_tokens = 0;
+	int32_t largest = plan_largest_context(&session->config, &plan, device->memory);
+	char cure[96] = "more ranks, or a smaller --dtype, would";
+	if (largest)
+		snprintf(cure, sizeof cure, "--context %d would", largest);
+	return error_usage(err, "the model does not fit: a rank needs %s (weights %s, KV cache of %d "
+				"positions %s, workspace and libraries %s) and has %s; %s",
+			   output_bytes(text[0], plan_total(&memory)),
+			   output_bytes(text[1], memory.weights), context,
+			   output_bytes(text[2], memory.kv_cache),
+			   output_bytes(text[3], memory.workspace + memory.overhead),
+			   output_bytes(text[4], device->memory), cure);
+}
+
+/* Binds the process before CUDA contexts and compute threads start; shows the map. */
+static int place(struct session *session, int *threads, struct error *err)
+{
+	const struct options *options = session->options;
+	struct placement_row *rows;
+	if (placement_apply(session->group, &session->device.placement, &rows, err))
+		return -1;
+	*threads = rows[session->group->rank].cores;
+	if (session_speaks(session) || (session->group->rank == 0 && options->print_placement))
+		placement_print(stderr, rows, session->group->size);
+	free(rows);
+	if (session->device.shared && session_speaks(session))
+		fputs("tprun: warning: ranks share a GPU: sums go through host memory and are slow\n",
+		      stderr);
+	return 0;
+}
+
+static int open_backend(struct session *session, struct error *err)
+{
+#ifdef TPRUN_CUDA
+	if (session->device.cuda)
+		return cuda_backend_open(&session->backend, &session->backend_options, err);
+#endif
+	return cpu_backend_open(&session->backend, &session->backend_options, err);
+}
+
+static int load_weights(struct session *session, struct error *err)
+{
+	const struct backend_ops *ops = session->backend->ops;
+	struct progress bar;
+	struct weights_progress progress = {progress_bytes, &bar};
+	uint64_t bytes_read = 0;
+	int result;
+	if (!session->checkpoint) {
+		result = ops->load_random(session->backend, RANDOM_WEIGHTS_SEED, err);
+	} else {
+		progress_start(&bar, "weights", session->options->progress,
+			       session->options->quiet);
+		result = weights_load(session->checkpoint, &session->config, &session->shard,
+				      session->dtype, session->group, session->backend,
+				      session->group->rank == 0 ? &progress : NULL, &bytes_read,
+				      err);
+		progress_end(&bar);
+	}
+	if (!result)
+		result = ops->load_end(session->backend, err);
+	checkpoint_close(session->checkpoint);
+	session->checkpoint = NULL;
+	return result;
+}
+
+int session_start(struct session *session, int32_t context, int32_t max_logit_rows,
+		  struct error *err)
+{
+	struct group *group = session->group;
+	struct model_config *config = &session->config;
+	struct backend_options *sizes = &session->backend_options;
+	float magnitude = 1;
+	int threads = 1;
+	int result = devices_choose(&session->device, group, session->options->backend, err);
+	if (group->agree(group, result, err))
+		return -1;
+
+	session->frequencies = malloc((size_t)config->head_dim / 2 * sizeof(float) + sizeof(float));
+	if (session->frequencies)
+		rope_frequencies(config, session->frequencies, &magnitude);
+	*sizes = (struct backend_options){
+		.shape = shard_backend_shape(&session->shard, config, session->dtype,
+					     session->frequencies, magnitude),
+		.group = group,
+		.kv_blocks = (int32_t)(((int64_t)context + KV_BLOCK - 1) / KV_BLOCK),
+		.max_blocks = (int32_t)(((int64_t)context + KV_BLOCK - 1) / KV_BLOCK),
+		.max_tokens = plan_max_tokens(session->device.cuda, context),
+		.max_sequences = 1,
+		.max_logit_rows = max_logit_rows < context ? max_logit_rows : context,
+		.device = session->device.device,
+	};
+	result = session->frequencies ? check_memory(session, sizes, context, err)
+				      : error_memory(err, "rope frequencies");
+	if (group->agree(group, result, err) ||
+	    group->agree(group, place(session, &threads, err), err))
+		return -1;
+	sizes->threads = threads;
+	if (group->agree(group, open_backend(session, err), err) ||
+	    group->agree(group, load_weights(session, err), err) ||
+	    group->agree(group, engine_open(&session->engine, session->backend, sizes, err), err))
+		return -1;
+	session->load_s = output_now() - session->start;
+	return 0;
+}
+
+void session_close(struct session *session)
+{
+	if (!session)
+		return;
+	engine_close(session->engine);
+	if (session->backend)
+		session->backend->ops->close(session->backend);
+	checkpoint_close(session->checkpoint);
+	tokenizer_close(session->tokenizer);
+	free(session->frequencies);
+	session->engine = NULL;
+	session->backend = NULL;
+	session->checkpoint = NULL;
+	session->tokenizer = NULL;
+	session->frequencies = NULL;
+}

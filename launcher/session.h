@@ -1,0 +1,65 @@
+/*
+ * session.h - the start of a run on all ranks, common to generate and score.
+ *
+ * A session opens in two collective phases, because the context depends on the prompt and the
+ * prompt on the tokenizer: first what the model's headers say, then the devices and the weights.
+ * After each part of a phase all ranks agree; where one fails, all return its error.
+ */
+#ifndef TPRUN_LAUNCHER_SESSION_H
+#define TPRUN_LAUNCHER_SESSION_H
+
+#include "launcher/devices.h"
+#include "launcher/options.h"
+#include "runtime/engine/engine.h"
+#include "runtime/model/config.h"
+#include "runtime/model/shard.h"
+#include "runtime/model/weights.h"
+#include "runtime/text/tokenizer.h"
+
+struct session {
+	const struct options *options;
+	struct group *group;
+	struct model_config config;
+	struct generation_defaults defaults;
+	struct checkpoint *checkpoint; /* NULL with --shape */
+	struct tokenizer *tokenizer;   /* of rank 0; NULL where the folder has none */
+	struct shard shard;
+	enum dtype dtype;
+
+	struct device_choice device;
+	float *frequencies;
+	struct backend_options backend_options; /* borrows config, shard and frequencies */
+	struct backend *backend;
+	struct engine *engine;
+	double start, load_s; /* seconds; load_s until the weights are there */
+};
+
+/* Reads the model's headers and, on rank 0, its tokenizer. session_close is due after an error
+ * too. The options and the group must outlive the session. */
+int session_open(struct session *, const struct options *, struct group *, struct error *err);
+void session_close(struct session *);
+
+/* Devices, memory, placement, backend, weights, engine, for one sequence of `context` positions. */
+int session_start(struct session *, int32_t context, int32_t max_logit_rows, struct error *err);
+
+/* The context of a call that needs `needed` positions: --context where given, else what the call
+ * needs, at most what the model reaches. An ERROR_USAGE where --context exceeds that. */
+int session_context(const struct session *, int64_t needed, int32_t *context, struct error *err);
+
+/* Whether rank 0 may speak on standard error. */
+bool session_speaks(const struct session *);
+
+/* Parts of session_open that `plan` and `tokenize` need as well. */
+
+/* The folder of `--model`, or the embedded model's, in malloc'ed memory; NULL with err set. */
+char *session_model_folder(const struct options *, struct error *err);
+/* Reads --shape or `folder`/config.json. Exactly one of both is to be used: where --shape is given,
+ * *folder becomes NULL, else the folder of the model (session_model_folder). */
+int session_read_config(const struct options *, struct model_config *, char **folder,
+			struct error *err);
+/* Opens the checkpoint in `folder` and tells the type to run in. With folder NULL, for a shape,
+ * *checkpoint becomes NULL. */
+int session_read_headers(const struct options *, const char *folder, const struct model_config *,
+			 struct checkpoint **checkpoint, enum dtype *dtype, struct error *err);
+
+#endif

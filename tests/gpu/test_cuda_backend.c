@@ -1,0 +1,608 @@
+/*
+ * The CUDA backend against the float64 reference (small odd shapes) and against the CPU backend
+ * (large ones), block by block: each block starts from the expected values of the one before.
+ * On one rank, or on several under mpirun, with or without a GPU for each.
+ */
+#define TEST_SUITE "cuda_backend"
+#include "kernels/cuda/cuda.h"
+#include "launcher/mpi_group.h"
+#include "tests/reference_model.h"
+
+static struct group *group;
+
+/* ---- the table of errors ----------------------------------------------------------------- */
+
+enum { EMBED, QKV, ATTEND, PROJECT_ATTENTION, GATE_UP, PROJECT_MLP, LOGITS, PLACES };
+static const char *const place_names[PLACES] = {
+	"embed", "qkv", "attend", "project_attention", "gate_up", "project_mlp", "logits",
+};
+
+struct table_entry {
+	double absolute, relative; /* largest |a-b|; ‖a-b‖/‖b‖ */
+	long values;
+};
+static struct table_entry table[2][3][PLACES]; /* [judge: float64 or CPU][dtype] */
+
+static double bound(enum dtype dtype)
+{
+	return dtype == DTYPE_F32 ? 2e-5 : dtype == DTYPE_F16 ? 2e-3 : 1e-2;
+}
+
+/* Compares `count` values and notes the errors. An empty part has none. */
+static void note(int judge, enum dtype dtype, int place, const float *have, const float *want, size_t count)
+{
+	double difference = 0, size = 0, largest = 0;
+	for (size_t i = 0; i < count; i++) {
+		double d = (double)have[i] - want[i];
+		if (!isfinite(have[i]))
+			d = INFINITY;
+		difference += d * d;
+		size += (double)want[i] * want[i];
+		largest = fmax(largest, fabs(d));
+	}
+	double relative = size > 0 ? sqrt(difference / size) : sqrt(difference);
+	struct table_entry *e = &table[judge][dtype][place];
+	e->absolute = fmax(e->absolute, largest);
+	e->relative = fmax(e->relative, relative);
+	e->values += (long)count;
+	CHECK_MSG(relative <= bound(dtype), "rank %d, %s in %s: ‖a-b‖/‖b‖ %.3g, largest %.3g, %zu values",
+		  group->rank, place_names[place], dtype_name(dtype), relative, largest, count);
+}
+
+static void print_table(void)
+{
+	static const char *const judges[] = {"float64", "cpu"};
+	printf("%-8s %-9s %-18s %12s %12s %12s\n", "judge", "dtype", "block", "largest", "relative", "values");
+	for (int j = 0; j < 2; j++)
+		for (int d = 0; d < 3; d++)
+			for (int p = 0; p < PLACES; p++)
+				if (table[j][d][p].values)
+					printf("%-8s %-9s %-18s %12.3g %12.3g %12ld\n", judges[j],
+					       dtype_name((enum dtype)d), place_names[p],
+					       table[j][d][p].absolute, table[j][d][p].relative,
+					       table[j][d][p].values);
+}
+
+/* ---- backends ------------------------------------------------------------------------------ */
+
+static struct backend_options make_options(const struct backend_shape *shape, int tokens, int sequences,
+					   int max_blocks, int kv_blocks)
+{
+	int devices = 0;
+	struct error err = {0};
+	CHECK_OK(cuda_device_count(&devices, &err), &err);
+	return (struct backend_options){
+		.shape = *shape, .group = group, .kv_blocks = kv_blocks, .max_tokens = tokens,
+		.max_sequences = sequences, .max_blocks = max_blocks, .max_logit_rows = tokens,
+		.device = devices ? group->local_rank % devices : 0, .threads = 8 / group->size + 1,
+	};
+}
+
+static size_t buffer_width(const struct backend_shape *s, int place)
+{
+	return (size_t)(place == QKV || place == ATTEND ? s->query_heads * s->head_dim
+			: place == GATE_UP ? s->intermediate : place == LOGITS ? s->vocab : s->hidden);
+}
+
+static const enum backend_buffer buffers[PLACES] = {
+	BUFFER_RESIDUAL, BUFFER_QUERY, BUFFER_ATTENTION, BUFFER_RESIDUAL, BUFFER_ACTIVATION,
+	BUFFER_RESIDUAL, BUFFER_LOGITS,
+};
+
+static int call(struct backend *b, int place, int layer, struct error *err)
+{
+	switch (place) {
+	case EMBED: return b->ops->embed(b, err);
+	case QKV: return b->ops->qkv(b, layer, err);
+	case ATTEND: return b->ops->attend(b, layer, err);
+	case PROJECT_ATTENTION: return b->ops->project_attention(b, layer, err);
+	case GATE_UP: return b->ops->gate_up(b, layer, err);
+	case PROJECT_MLP: return b->ops->project_mlp(b, layer, err);
+	default: return b->ops->logits(b, err);
+	}
+}
+
+/* ---- against float64 ----------------------------------------------------------------------- */
+
+/* This rank's columns of a reference activation as float32. */
+static float *cut(const double *from, size_t rows, size_t total, size_t first, size_t width)
+{
+	float *out = reference_alloc(rows * width + 1, sizeof *out);
+	for (size_t r = 0; r < rows; r++)
+		for (size_t i = 0; i < width; i++)
+			out[r * width + i] = (float)from[r * total + first + i];
+	return out;
+}
+
+static void compare_place(struct backend *b, const struct backend_shape *s, int place, int layer,
+			  const double *expected, size_t rows, size_t total, size_t first)
+{
+	struct error err = {0};
+	size_t width = buffer_width(s, place);
+	float *want = cut(expected, rows, total, first, width);
+	float *have = reference_alloc(rows * width + 1, sizeof *have);
+	CHECK_OK(call(b, place, layer, &err), &err);
+	CHECK_OK(b->ops->peek(b, buffers[place], have, &err), &err);
+	note(0, s->dtype, place, have, want, rows * width);
+	if (place != LOGITS)
+		CHECK_OK(b->ops->poke(b, buffers[place], want, &err), &err);
+	free(want), free(have);
+}
+
+static void compare_step(struct backend *b, const struct backend_shape *s, const struct step *step,
+			 const struct reference_trace *t)
+{
+	struct error err = {0};
+	size_t tokens = (size_t)step->tokens, hidden = (size_t)s->hidden;
+	size_t heads = (size_t)s->total_query_heads * (size_t)s->head_dim;
+	size_t first = (size_t)s->first_query_head * (size_t)s->head_dim;
+	CHECK_OK(b->ops->begin(b, step, &err), &err);
+	compare_place(b, s, EMBED, 0, t->embedded, tokens, hidden, 0);
+	for (int i = 0; i < s->layers; i++) {
+		compare_place(b, s, QKV, i, t->layers[i].query, tokens, heads, first);
+		compare_place(b, s, ATTEND, i, t->layers[i].attention, tokens, heads, first);
+		compare_place(b, s, PROJECT_ATTENTION, i, t->layers[i].middle, tokens, hidden, 0);
+		compare_place(b, s, GATE_UP, i, t->layers[i].activation, tokens,
+			      (size_t)s->total_intermediate, (size_t)s->first_intermediate);
+		compare_place(b, s, PROJECT_MLP, i, t->layers[i].residual, tokens, hidden, 0);
+	}
+	compare_place(b, s, LOGITS, 0, t->logits, (size_t)step->logit_rows, (size_t)s->total_vocab,
+		      (size_t)s->first_vocab);
+	CHECK_OK(b->ops->end(b, &err), &err);
+}
+
+/* Steps of a random batch. Keys and values live in the backends' own caches, rounded there. */
+static void compare_reference(struct reference_config c, int sequences, int capacity, int steps)
+{
+	struct error err = {0};
+	struct reference_model model;
+	struct reference_batch batch;
+	struct head_group groups[REFERENCE_KV_HEADS];
+	struct backend *b = NULL;
+	if (c.query_heads < group->size)
+		c.query_heads = c.kv_heads * group->size;
+	reference_open(&model, &c, 0);
+	reference_batch_open(&batch, &model, sequences, capacity);
+	struct backend_shape shape = reference_shape(&model, group->rank, group->size, groups);
+	struct backend_options options = make_options(&shape, sequences * capacity, sequences,
+						      batch.max_blocks, batch.kv_blocks);
+	bool growth = test_int(0, 1);
+	int failures = test_failures;
+	CHECK_OK(cuda_backend_open(&b, &options, &err), &err);
+	if (b)
+		CHECK_OK(reference_load(b, &model, &shape, &err), &err);
+	for (int i = 0; b && i < steps; i++) {
+		struct reference_trace trace;
+		const struct step *step = reference_batch_step(&batch, c.vocab, capacity / 2, growth);
+		if (!step->tokens)
+			break;
+		reference_forward(&model, &batch, &trace);
+		compare_step(b, &shape, step, &trace);
+		reference_trace_close(&trace);
+	}
+	if (test_failures > failures)
+		fprintf(stderr, "  the shape: %s, hidden %d, head_dim %d, %d heads over %d, intermediate %d, "
+			"vocab %d, norm %d, tied %d, biases %d\n", dtype_name(c.dtype), c.hidden, c.head_dim,
+			c.query_heads, c.kv_heads, c.intermediate, c.vocab, c.query_key_norm, c.tied, c.biases);
+	if (b)
+		b->ops->close(b);
+	reference_batch_close(&batch);
+	reference_close(&model);
+}
+
+static void blocks_match_float64(void)
+{
+	static const int32_t head_dims[] = {8, 10, 32, 64, 80, 128, 256};
+	for (int round = 0; round < 21; round++) {
+		struct reference_config c = reference_config_random((enum dtype)(round % 3));
+		int32_t head_dim = c.head_dim = head_dims[round / 3];
+		c.attention_scale = 1.0f / sqrtf((float)head_dim);
+		for (int32_t i = 0; i < head_dim / 2; i++)
+			c.rope_frequencies[i] = powf(10000.0f, -2.0f * (float)i / (float)head_dim);
+		compare_reference(c, (int)test_int(1, 4), 80, 3);
+	}
+}
+
+static void many_sequences_match_float64(void)
+{
+	for (int dtype = 0; dtype < 3; dtype++)
+		compare_reference(reference_config_random((enum dtype)dtype), 33, 40, 5);
+}
+
+/* ---- against the CPU ----------------------------------------------------------------------- */
+
+/* A shape on random weights, split as evenly as it goes. Frequencies and windows are the caller's. */
+struct large {
+	int32_t layers, hidden, head_dim, query_heads, kv_heads, intermediate, vocab;
+	bool query_key_norm;
+	enum dtype dtype;
+	int32_t windows[4];
+	float frequencies[HEAD_DIM_MAX / 2];
+	struct head_group groups[REFERENCE_KV_HEADS];
+};
+
+static struct backend_shape large_shape(struct large *l)
+{
+	int32_t rank = group->rank, size = group->size;
+	struct reference_model m = {.config = {
+		.layers = l->layers, .hidden = l->hidden, .head_dim = l->head_dim,
+		.query_heads = l->query_heads, .kv_heads = l->kv_heads, .intermediate = l->intermediate,
+		.vocab = l->vocab, .query_key_norm = l->query_key_norm, .norm_epsilon = 1e-5,
+		.attention_scale = 1.0f / sqrtf((float)l->head_dim), .rope_magnitude = 1, .dtype = l->dtype,
+	}};
+	struct backend_shape s = reference_shape(&m, rank, size, l->groups);
+	for (int32_t i = 0; i < l->head_dim / 2; i++)
+		l->frequencies[i] = powf(10000.0f, -2.0f * (float)i / (float)l->head_dim);
+	s.windows = l->windows;
+	s.rope_frequencies = l->frequencies;
+	return s;
+}
+
+/* A step of given lengths; the block table walks backwards. */
+struct batch_step {
+	struct step step;
+	int32_t *ids, *positions, *first, *blocks, *rows;
+};
+
+static void batch_open(struct batch_step *b, int sequences, const int *before, const int *count, int vocab,
+		       int max_blocks, int logit_rows)
+{
+	int tokens = 0;
+	for (int i = 0; i < sequences; i++)
+		tokens += count[i];
+	b->ids = reference_alloc((size_t)tokens, 4);
+	b->positions = reference_alloc((size_t)tokens, 4);
+	b->first = reference_alloc((size_t)sequences + 1, 4);
+	b->blocks = reference_alloc((size_t)(sequences * max_blocks), 4);
+	b->rows = reference_alloc((size_t)logit_rows, 4);
+	tokens = 0;
+	for (int i = 0; i < sequences; i++) {
+		b->first[i] = tokens;
+		for (int k = 0; k < count[i]; k++, tokens++) {
+			b->ids[tokens] = (int32_t)test_int(0, vocab - 1);
+			b->positions[tokens] = before[i] + k;
+		}
+		for (int k = 0; k < max_blocks; k++)
+			b->blocks[i * max_blocks + k] = (sequences - i) * max_blocks - 1 - k;
+	}
+	b->first[sequences] = tokens;
+	for (int i = 0; i < logit_rows; i++)
+		b->rows[i] = tokens - 1 - i * tokens / logit_rows;
+	b->step = (struct step){tokens, sequences, logit_rows, max_blocks, b->ids, b->positions, b->first,
+				b->blocks, b->rows, NULL};
+}
+
+static void batch_close(struct batch_step *b)
+{
+	free(b->ids), free(b->positions), free(b->first), free(b->blocks), free(b->rows);
+}
+
+static void compare_backends(struct backend *gpu, struct backend *cpu, const struct backend_shape *s,
+			     const struct step *step)
+{
+	struct error err = {0};
+	CHECK_OK(gpu->ops->begin(gpu, step, &err), &err);
+	CHECK_OK(cpu->ops->begin(cpu, step, &err), &err);
+	for (int n = 0; n < 2 + 5 * s->layers; n++) {
+		int place = n == 0 ? EMBED : n == 1 + 5 * s->layers ? LOGITS : QKV + (n - 1) % 5;
+		int layer = n == 0 ? 0 : (n - 1) / 5;
+		size_t rows = (size_t)(place == LOGITS ? step->logit_rows : step->tokens);
+		size_t count = rows * buffer_width(s, place);
+		float *have = reference_alloc(count + 1, sizeof *have);
+		float *want = reference_alloc(count + 1, sizeof *want);
+		CHECK_OK(call(gpu, place, layer, &err), &err);
+		CHECK_OK(call(cpu, place, layer, &err), &err);
+		CHECK_OK(gpu->ops->peek(gpu, buffers[place], have, &err), &err);
+		CHECK_OK(cpu->ops->peek(cpu, buffers[place], want, &err), &err);
+		note(1, s->dtype, place, have, want, count);
+		if (place != LOGITS)
+			CHECK_OK(gpu->ops->poke(gpu, buffers[place], want, &err), &err);
+		free(have), free(want);
+	}
+	CHECK_OK(gpu->ops->end(gpu, &err), &err);
+	CHECK_OK(cpu->ops->end(cpu, &err), &err);
+}
+
+/* Prefill of the given lengths, then steps of one token each, then a mixed one. */
+static void compare_large(struct large *l, int sequences, const int *lengths)
+{
+	struct error err = {0};
+	struct backend *gpu = NULL, *cpu = NULL;
+	struct backend_shape s = large_shape(l);
+	int tokens = 0, longest = 0, before[64], count[64];
+	for (int i = 0; i < sequences; i++) {
+		tokens += lengths[i] + 3;
+		longest = lengths[i] > longest ? lengths[i] : longest;
+		before[i] = 0;
+	}
+	int max_blocks = (longest + 8) / KV_BLOCK + 1;
+	struct backend_options options = make_options(&s, tokens, sequences, max_blocks, sequences * max_blocks);
+	CHECK_OK(cuda_backend_open(&gpu, &options, &err), &err);
+	CHECK_OK(cpu_backend_open(&cpu, &options, &err), &err);
+	if (gpu && cpu) {
+		uint64_t seed = test_random();
+		CHECK_OK(gpu->ops->load_random(gpu, seed, &err), &err);
+		CHECK_OK(cpu->ops->load_random(cpu, seed, &err), &err);
+		CHECK_OK(gpu->ops->load_end(gpu, &err), &err);
+		CHECK_OK(cpu->ops->load_end(cpu, &err), &err);
+		for (int i = 0; i < 3; i++) {
+			struct batch_step b;
+			for (int k = 0; k < sequences; k++) {
+				count[k] = i == 0 ? lengths[k] : i == 1 || k % 2 ? 1 : 3;
+			}
+			batch_open(&b, sequences, before, count, l->vocab, max_blocks,
+				   i == 0 ? 1 : sequences);
+			compare_backends(gpu, cpu, &s, &b.step);
+			batch_close(&b);
+			for (int k = 0; k < sequences; k++)
+				before[k] += count[k];
+		}
+	}
+	if (gpu)
+		gpu->ops->close(gpu);
+	if (cpu)
+		cpu->ops->close(cpu);
+}
+
+/* Rows longer than a pass of the matrix-vector kernels, as the 7B model has them. */
+static void wide_rows_match_cpu(void)
+{
+	static const int32_t sizes[][2] = {{4104, 1000}, {1032, 11008}}; /* hidden, intermediate */
+	for (int round = 0; round < 18; round++) {
+		int tokens = 1 + round / 6 * 3 - (round / 6 == 2); /* 1, 4, 6 */
+		struct large l = {.layers = 1, .hidden = sizes[round / 3 % 2][0], .head_dim = 128,
+				  .query_heads = 8, .kv_heads = 4, .intermediate = sizes[round / 3 % 2][1],
+				  .vocab = 3001, .dtype = (enum dtype)(round % 3)};
+		int lengths[8];
+		for (int i = 0; i < tokens; i++)
+			lengths[i] = 1 + 9 * i;
+		compare_large(&l, tokens, lengths);
+	}
+}
+
+static void long_prompt_matches_cpu(void)
+{
+	for (int dtype = 0; dtype < 3; dtype++) {
+		struct large l = {.layers = 2, .hidden = 192, .head_dim = 64, .query_heads = 6, .kv_heads = 2,
+				  .intermediate = 320, .vocab = 500, .query_key_norm = true,
+				  .dtype = (enum dtype)dtype, .windows = {0, 700}};
+		int lengths[] = {4097, 5, 130};
+		compare_large(&l, 3, lengths);
+	}
+}
+
+static void batch_of_33_matches_cpu(void)
+{
+	for (int dtype = 0; dtype < 3; dtype++) {
+		struct large l = {.layers = 2, .hidden = 640, .head_dim = 80, .query_heads = 12, .kv_heads = 4,
+				  .intermediate = 1000, .vocab = 777, .dtype = (enum dtype)dtype,
+				  .windows = {100, 0}};
+		int lengths[33];
+		for (int i = 0; i < 33; i++)
+			lengths[i] = (int)test_int(1, 200);
+		compare_large(&l, 33, lengths);
+	}
+}
+
+/* ---- whole steps --------------------------------------------------------------------------- */
+
+/* Runs a step to its logits. `eager` keeps it from being recorded. Returns what begin said. */
+static int run_step(struct backend *b, const struct backend_shape *s, const struct step *step, bool eager,
+		    struct logit_result *results, float *logits)
+{
+	struct error err = {0};
+	struct logit_request request = {1, 1, NULL, 0, -1};
+	float *residual = reference_alloc((size_t)step->tokens * (size_t)s->hidden, sizeof *residual);
+	int replayed = b->ops->begin(b, step, &err);
+	CHECK_MSG(replayed >= 0, "%s", err.message);
+	if (replayed == 0) {
+		for (int n = 0; n < 2 + 5 * s->layers; n++) {
+			int place = n == 0 ? EMBED : n == 1 + 5 * s->layers ? LOGITS : QKV + (n - 1) % 5;
+			CHECK_OK(call(b, place, n == 0 ? 0 : (n - 1) / 5, &err), &err);
+			if (n == 0 && eager)
+				CHECK_OK(b->ops->peek(b, BUFFER_RESIDUAL, residual, &err), &err);
+		}
+	}
+	CHECK_OK(b->ops->end(b, &err), &err);
+	CHECK_MSG(step->logit_rows == 1, "one row");
+	CHECK_OK(b->ops->candidates(b, &request, results, &err), &err);
+	CHECK_OK(b->ops->logit_row(b, 0, logits, &err), &err);
+	free(residual);
+	return replayed;
+}
+
+/* Prefill and decode of one sequence; all rows of logits in out[steps][vocab]. */
+static int run_sequence(const struct backend_options *options, bool eager, uint64_t seed, int steps, float *out)
+{
+	const struct backend_shape *s = &options->shape;
+	struct error err = {0};
+	struct backend *b = NULL;
+	int replayed = 0, before = 0;
+	uint64_t state = test_state;
+	test_state = seed; /* the same ids in every run */
+	CHECK_OK(cuda_backend_open(&b, options, &err), &err);
+	if (b) {
+		CHECK_OK(b->ops->load_random(b, seed, &err), &err);
+		CHECK_OK(b->ops->load_end(b, &err), &err);
+		for (int i = 0; i < steps; i++) {
+			struct batch_step step;
+			struct logit_result result;
+			int count = i ? 1 : 119;
+			batch_open(&step, 1, &before, &count, s->total_vocab, options->max_blocks, 1);
+			replayed += run_step(b, s, &step.step, eager, &result, out + (size_t)i * (size_t)s->vocab);
+			before += count;
+			batch_close(&step);
+		}
+		b->ops->close(b);
+	}
+	test_state = state;
+	return replayed;
+}
+
+static void replay_and_repeat_give_the_same_bits(void)
+{
+	enum { STEPS = 30 };
+	for (int dtype = 0; dtype < 3; dtype++) {
+		struct large l = {.layers = 3, .hidden = 512, .head_dim = 64, .query_heads = 8, .kv_heads = 4,
+				  .intermediate = 1376, .vocab = 5000, .dtype = (enum dtype)dtype,
+				  .windows = {0, 50, 0}};
+		struct backend_shape s = large_shape(&l);
+		struct backend_options options = make_options(&s, 128, 4, 16, 16);
+		size_t bytes = (size_t)STEPS * (size_t)s.vocab * sizeof(float);
+		float *first = malloc(bytes), *second = malloc(bytes), *third = malloc(bytes);
+		uint64_t seed = test_random();
+		int replayed = run_sequence(&options, false, seed, STEPS, first);
+		run_sequence(&options, true, seed, STEPS, second);
+		run_sequence(&options, false, seed, STEPS, third);
+		CHECK_MSG(!memcmp(first, second, bytes), "recorded and eager steps differ (%s)",
+			  dtype_name((enum dtype)dtype));
+		CHECK_MSG(!memcmp(first, third, bytes), "two runs differ (%s)", dtype_name((enum dtype)dtype));
+		/* The context passes 128 tokens on the way: two forms, each run twice before. */
+		int gpus = 0;
+		struct error err = {0};
+		CHECK_OK(cuda_device_count(&gpus, &err), &err);
+		if (gpus >= group->size && !getenv("TPRUN_REDUCE"))
+			CHECK_MSG(replayed == STEPS - 1 - 4, "%d steps replayed", replayed);
+		free(first), free(second), free(third);
+	}
+}
+
+struct ranked {
+	float logit;
+	int32_t id;
+};
+
+static int by_rank(const void *a, const void *b)
+{
+	const struct ranked *x = a, *y = b;
+	return x->logit != y->logit ? (x->logit < y->logit ? 1 : -1) : x->id - y->id;
+}
+
+/* Triples of equal rows in the head make ties. */
+static void candidates_match_a_sort(void)
+{
+	struct large l = {.layers = 1, .hidden = 64, .head_dim = 16, .query_heads = 8, .kv_heads = 4,
+			  .intermediate = 64, .vocab = (int32_t)test_int(group->size, 20000), .dtype = DTYPE_F32};
+	struct error err = {0};
+	struct backend *b = NULL;
+	struct backend_shape s = large_shape(&l);
+	struct backend_options options = make_options(&s, 8, 4, 4, 16);
+	int before[3] = {0}, count[3] = {1, 2, 3};
+	CHECK_OK(cuda_backend_open(&b, &options, &err), &err);
+	if (!b)
+		return;
+	CHECK_OK(b->ops->load_random(b, test_random(), &err), &err);
+	for (int32_t i = 0; i < s.vocab; i++) {
+		float row[64];
+		for (int k = 0; k < 64; k++)
+			row[k] = (float)((s.first_vocab + i) / 3 * (k + 3) % 101 - 50) / 100;
+		struct tensor_part part = {TENSOR_HEAD, -1, i, 1, 0, 64, row, sizeof row, DTYPE_F32};
+		CHECK_OK(b->ops->load(b, &part, &err), &err);
+	}
+	CHECK_OK(b->ops->load_end(b, &err), &err);
+	struct batch_step step;
+	batch_open(&step, 3, before, count, l.vocab, 4, 3);
+	CHECK_OK(b->ops->begin(b, &step.step, &err), &err);
+	for (int place = EMBED; place < PLACES; place++)
+		CHECK_OK(call(b, place, 0, &err), &err);
+	CHECK_OK(b->ops->end(b, &err), &err);
+
+	size_t vocab = (size_t)s.vocab;
+	float *raw = reference_alloc(3 * vocab + 1, sizeof *raw), *scaled = reference_alloc(vocab + 1, sizeof *scaled);
+	struct ranked *sorted = reference_alloc(vocab + 1, sizeof *sorted);
+	int32_t penalized[] = {0, l.vocab / 2, l.vocab - 1};
+	struct logit_request requests[3] = {
+		{1, 1, NULL, 0, -1},
+		{1 / 0.7f, 1, penalized, 3, l.vocab / 3},
+		{1 / 1.5f, 1.3f, penalized, l.vocab > 3 ? 3 : 1, 0},
+	};
+	struct logit_result results[3];
+	CHECK_OK(b->ops->peek(b, BUFFER_LOGITS, raw, &err), &err);
+	CHECK_OK(b->ops->candidates(b, requests, results, &err), &err);
+	for (int r = 0; r < 3; r++) {
+		double sum = 0;
+		float *row = raw + (size_t)r * vocab;
+		for (int k = 0; requests[r].repetition_penalty != 1 && k < requests[r].penalized_count; k++) {
+			int64_t id = (int64_t)penalized[k] - s.first_vocab;
+			if (id >= 0 && id < s.vocab)
+				row[id] = row[id] > 0 ? row[id] / 1.3f : row[id] * 1.3f;
+		}
+		for (size_t i = 0; i < vocab; i++) {
+			row[i] *= requests[r].inverse_temperature;
+			sum += exp(row[i]);
+			sorted[i] = (struct ranked){row[i], (int32_t)i + s.first_vocab};
+		}
+		CHECK_OK(b->ops->logit_row(b, r, scaled, &err), &err);
+		CHECK(!memcmp(scaled, row, vocab * sizeof *row));
+		qsort(sorted, vocab, sizeof *sorted, by_rank);
+		CHECK(results[r].count == (s.vocab < CANDIDATES ? s.vocab : CANDIDATES));
+		for (int k = 0; k < results[r].count; k++)
+			CHECK_MSG(results[r].ids[k] == sorted[k].id && results[r].logits[k] == sorted[k].logit,
+				  "row %d, place %d: %d (%g), expected %d (%g)", r, k, results[r].ids[k],
+				  results[r].logits[k], sorted[k].id, sorted[k].logit);
+		CHECK_MSG(s.vocab == 0 || fabs(results[r].log_sum_exp - log(sum)) < 1e-4, "%g, expected %g",
+			  results[r].log_sum_exp, log(sum));
+		int64_t target = (int64_t)requests[r].target - s.first_vocab;
+		if (requests[r].target >= 0 && target >= 0 && target < s.vocab)
+			CHECK(results[r].target_logit == row[target]);
+		else
+			CHECK(results[r].target_logit == -INFINITY);
+	}
+	free(raw), free(scaled), free(sorted);
+	batch_close(&step);
+	b->ops->close(b);
+}
+
+static void refusals_name_the_cause(void)
+{
+	struct large l = {.layers = 1, .hidden = 64, .head_dim = 16, .query_heads = 8, .kv_heads = 4,
+			  .intermediate = 64, .vocab = 100, .dtype = DTYPE_BF16};
+	struct error err = {0};
+	struct backend *b = NULL;
+	struct backend_shape s = large_shape(&l);
+	struct backend_options options = make_options(&s, 8, 4, 4, 2000000000);
+	CHECK_FAILS(cuda_backend_open(&b, &options, &err), &err, "no room for the KV cache");
+	CHECK(!b);
+	options.kv_blocks = 16;
+	CHECK_OK(cuda_backend_open(&b, &options, &err), &err);
+	if (!b)
+		return;
+	int before = 0, count = 9;
+	struct batch_step step;
+	batch_open(&step, 1, &before, &count, 100, 4, 1);
+	CHECK_FAILS(b->ops->begin(b, &step.step, &err), &err, "9 tokens");
+	batch_close(&step);
+	b->ops->close(b);
+}
+
+int main(void)
+{
+	struct error err = {0};
+	int gpus = 0;
+	if (mpi_group_open(&group, &err)) {
+		fprintf(stderr, "%s\n", err.message);
+		return 1;
+	}
+	/* All ranks make the same random model; rank 0 alone reports. */
+	test_random();
+	if (group->broadcast(group, &test_seed, sizeof test_seed, 0, &err))
+		group->abort(group, &err);
+	test_state = test_seed;
+	if (group->rank && !freopen("/dev/null", "w", stdout))
+		return 1;
+	if (cuda_device_count(&gpus, &err) || !gpus) {
+		fprintf(stderr, "no GPU: %s\n", err.message);
+		return 1;
+	}
+	RUN(refusals_name_the_cause);
+	RUN(candidates_match_a_sort);
+	RUN(blocks_match_float64);
+	RUN(many_sequences_match_float64);
+	RUN(wide_rows_match_cpu);
+	RUN(long_prompt_matches_cpu);
+	RUN(batch_of_33_matches_cpu);
+	RUN(replay_and_repeat_give_the_same_bits);
+	print_table();
+	mpi_group_close(group);
+	TEST_END();
+}
