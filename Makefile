@@ -2,7 +2,8 @@
 # what is missing first (apt, as root or through sudo).
 #
 # Honoured: CC, MPICC, NVCC, CUDA_HOME, NCCL_HOME, CUDA_ARCHS, PKG_CONFIG_PATH, PREFIX, DESTDIR,
-# CFLAGS, LDFLAGS, BUILD (where things are built), SANITIZE=1, WERROR=1, CUDA=0 (leave CUDA out).
+# CFLAGS, LDFLAGS, BUILD (where things are built), SANITIZE=1, WERROR=1, CUDA=0 (leave CUDA out),
+# V=1 (show whole commands).
 
 BUILD ?= build
 PREFIX ?= /usr/local
@@ -65,6 +66,9 @@ GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/tests/gpu/%,$(wildcard tests/gpu/
 FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 MPI = OMPI_CC="$(CC)" MPICH_CC="$(CC)" $(MPICC)
 
+# Short lines unless V=1.
+say = $(if $(V),,@printf '  %-5s%s\n' $(1) $@;)
+
 .SECONDARY:
 .DELETE_ON_ERROR:
 .PHONY: all found tests gpu-tests fuzzers objects deps test-deps demo test test-gpu test-real fuzz check-deps install clean
@@ -96,31 +100,31 @@ $(OBJECTS) $(BUILD)/obj/launcher/main.o: | found
 
 $(BUILD)/obj/launcher/%.o: launcher/%.c
 	@mkdir -p $(@D)
-	$(MPI) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+	$(call say,CC)$(MPI) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
 
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+	$(call say,CC)$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
 
 $(BUILD)/obj/%.cu.o: %.cu
 	@mkdir -p $(@D)
-	$(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+	$(call say,NVCC)$(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
 $(LIBRARY): $(OBJECTS)
 	@mkdir -p $(@D)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(call say,AR)$(AR) rcs $@ $^
 
 $(BUILD)/tprun: $(BUILD)/obj/launcher/main.o $(LIBRARY)
-	$(MPI) $(SANITIZERS) -fopenmp -o $@ $^ $(LDFLAGS) $(LIBS)
+	$(call say,LINK)$(MPI) $(SANITIZERS) -fopenmp -o $@ $^ $(LDFLAGS) $(LIBS)
 
 $(BUILD)/tests/%: tests/%.c $(LIBRARY)
 	@mkdir -p $(@D)
-	$(MPI) $(ALL_CFLAGS) -MMD -MP -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
+	$(call say,CC)$(MPI) $(ALL_CFLAGS) -MMD -MP -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
 
 $(BUILD)/fuzz/%: tests/fuzz/fuzz_%.c $(LIBRARY)
 	@mkdir -p $(@D)
-	$(MPI) $(ALL_CFLAGS) -fsanitize=fuzzer -MMD -MP -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
+	$(call say,CC)$(MPI) $(ALL_CFLAGS) -fsanitize=fuzzer -MMD -MP -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
 
 # ---- what is missing is installed -------------------------------------------------------------
 DEBS := gcc make pkg-config openmpi-bin libopenmpi-dev libhwloc-dev libopenblas-dev libjansson-dev \

@@ -42,6 +42,37 @@ static void half_rounds_to_nearest(void)
 	CHECK(f32_to_bf16(1.00390625f) == 0x3f80 && f32_to_bf16(1.01171875f) == 0x3f82);
 }
 
+/* Arrays convert as single values do, between every two types. */
+static void arrays_convert(void)
+{
+	enum { COUNT = 1003 };
+	static uint16_t half[COUNT], brain[COUNT], out[COUNT];
+	static float values[COUNT], back[COUNT];
+	for (int i = 0; i < COUNT; i++) {
+		values[i] = (float)(test_normal() * 10);
+		half[i] = f32_to_f16(values[i]);
+		brain[i] = f32_to_bf16(values[i]);
+	}
+	dtype_convert(values, DTYPE_F32, out, DTYPE_F16, COUNT);
+	CHECK(!memcmp(out, half, sizeof half));
+	dtype_convert(values, DTYPE_F32, out, DTYPE_BF16, COUNT);
+	CHECK(!memcmp(out, brain, sizeof brain));
+	dtype_convert(half, DTYPE_F16, back, DTYPE_F32, COUNT);
+	for (int i = 0; i < COUNT; i++)
+		CHECK(back[i] == f16_to_f32(half[i]));
+	dtype_convert(brain, DTYPE_BF16, back, DTYPE_F32, COUNT);
+	for (int i = 0; i < COUNT; i++)
+		CHECK(back[i] == bf16_to_f32(brain[i]));
+	dtype_convert(half, DTYPE_F16, out, DTYPE_BF16, COUNT);
+	for (int i = 0; i < COUNT; i++)
+		CHECK(out[i] == f32_to_bf16(f16_to_f32(half[i])));
+	dtype_convert(brain, DTYPE_BF16, out, DTYPE_F16, COUNT);
+	for (int i = 0; i < COUNT; i++)
+		CHECK(out[i] == f32_to_f16(bf16_to_f32(brain[i])));
+	dtype_convert(values, DTYPE_F32, back, DTYPE_F32, COUNT);
+	CHECK(!memcmp(back, values, sizeof values));
+}
+
 static void json_reads_numbers(void)
 {
 	struct error err = {0};
@@ -108,6 +139,7 @@ int main(void)
 {
 	RUN(half_round_trip);
 	RUN(half_rounds_to_nearest);
+	RUN(arrays_convert);
 	RUN(json_reads_numbers);
 	RUN(json_refuses);
 	RUN(files);

@@ -138,6 +138,10 @@ static void special_tokens(void)
 	CHECK(config.eos[0] == 5 && config.eos[1] == 99 && config.eos[2] == 7);
 	CHECK_OK(parse_with(LLAMA, "\"bos_token_id\": 0, \"eos_token_id\": null"), &err);
 	CHECK(config.bos == 0 && config.eos_count == 0);
+	CHECK_OK(parse("{\"model_type\": \"llama\", \"vocab_size\": 1, \"hidden_size\": 8, "
+		       "\"intermediate_size\": 8, \"num_hidden_layers\": 1, "
+		       "\"num_attention_heads\": 1}"), &err);
+	CHECK(config.bos == -1 && config.eos_count == 0); /* nor are the family's own ids in it */
 	CHECK_FAILS(parse_with(LLAMA, "\"eos_token_id\": \"</s>\""), &err, "eos_token_id");
 	CHECK_FAILS(parse_with(LLAMA, "\"eos_token_id\": [1.5]"), &err, "eos_token_id");
 	CHECK_FAILS(parse_with(LLAMA, "\"eos_token_id\": [0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]"),

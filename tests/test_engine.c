@@ -1,10 +1,9 @@
-/* Steps, messages, generation and scores, over ranks that are threads and a model that is a hash. */
+/* Steps, generation and scores, over ranks that are threads and a model that is a hash. */
 #define TEST_SUITE "engine"
 #include "tests/test.h"
 
 #include "runtime/engine/generate.h"
 #include "runtime/engine/message.h"
-#include "runtime/engine/sequence.h"
 #include "tests/fake_group.h"
 #include "tests/toy_backend.h"
 
@@ -451,120 +450,7 @@ static void scores(void)
 	}
 }
 
-/* ---- messages ---------------------------------------------------------------------------------- */
-
-/* A random batch of several sequences, with all that a message can carry. */
-static void make_batch(struct batch *batch, struct sequence *sequences, int count, bool growth)
-{
-	const struct backend_options *limits = batch->limits;
-	batch_clear(batch);
-	for (int s = 0; s < count; s++) {
-		struct sequence *q = &sequences[s];
-		int32_t tokens = (int32_t)test_int(1, limits->max_tokens / count);
-		int32_t rows = (int32_t)test_int(0, 2);
-		q->count = q->distinct_count = 0;
-		memset(q->seen, 0, (size_t)limits->shape.total_vocab / 8 + 1);
-		while (q->count < q->capacity)
-			sequence_add(q, (int32_t)test_int(0, limits->shape.total_vocab - 1));
-		q->cached = (int32_t)test_int(0, q->capacity - tokens);
-		q->table.count = (q->cached + tokens + KV_BLOCK - 1) / KV_BLOCK;
-		for (int32_t b = 0; b < q->table.count; b++)
-			q->table.blocks[b] = (int32_t)test_int(0, limits->kv_blocks - 1);
-		rows = rows < tokens ? rows : tokens;
-		struct logit_request *r = batch_add(batch, q, tokens, rows,
-						    growth ? (float)(1 + test_real()) : 1);
-		for (int32_t i = 0; i < rows; i++) {
-			r[i].inverse_temperature = (float)(test_real() * 3);
-			r[i].target = (int32_t)test_int(-1, limits->shape.total_vocab - 1);
-			r[i].repetition_penalty = i ? 1 : (float)(0.5 + test_real());
-			r[i].penalized = i ? NULL : q->distinct;
-			r[i].penalized_count = i ? 0 : q->distinct_count;
-		}
-	}
-}
-
-static void check_same(const struct message *message, const struct batch *batch)
-{
-	const struct step *a = &message->step, *b = &batch->step;
-	CHECK(a->tokens == b->tokens && a->sequences == b->sequences &&
-	      a->logit_rows == b->logit_rows && a->max_blocks == b->max_blocks);
-	CHECK(!memcmp(a->token_ids, b->token_ids, (size_t)b->tokens * 4));
-	CHECK(!memcmp(a->positions, b->positions, (size_t)b->tokens * 4));
-	CHECK(!memcmp(a->first_token, b->first_token, (size_t)(b->sequences + 1) * 4));
-	CHECK(!memcmp(a->logit_tokens, b->logit_tokens, (size_t)b->logit_rows * 4));
-	CHECK(!a->rope_growth == !b->rope_growth);
-	if (a->rope_growth && b->rope_growth)
-		CHECK(!memcmp(a->rope_growth, b->rope_growth, (size_t)b->sequences * 4));
-	for (int32_t s = 0; s < b->sequences; s++) {
-		int32_t blocks = b->positions[b->first_token[s + 1] - 1] / KV_BLOCK + 1;
-		CHECK(!memcmp(a->block_table + s * a->max_blocks, b->block_table + s * b->max_blocks,
-			      (size_t)blocks * 4));
-	}
-	for (int32_t i = 0; i < b->logit_rows; i++) {
-		const struct logit_request *x = &message->requests[i], *y = &batch->requests[i];
-		CHECK(x->inverse_temperature == y->inverse_temperature &&
-		      x->repetition_penalty == y->repetition_penalty && x->target == y->target &&
-		      x->penalized_count == y->penalized_count);
-		CHECK(y->penalized_count == 0 ||
-		      !memcmp(x->penalized, y->penalized, (size_t)y->penalized_count * 4));
-	}
-}
-
-static void messages(void)
-{
-	struct error err = {0};
-	struct backend_options limits = {.shape = {.total_vocab = 700}, .kv_blocks = 99,
-					 .max_tokens = 80, .max_sequences = 4, .max_blocks = 12,
-					 .max_logit_rows = 8};
-	struct message sender, receiver;
-	struct batch batch;
-	struct sequence sequences[4];
-	size_t length;
-	int refused = 0;
-
-	CHECK_OK(message_open(&sender, &limits, false, &err), &err);
-	CHECK_OK(message_open(&receiver, &limits, true, &err), &err);
-	CHECK_OK(batch_open(&batch, &limits, &err), &err);
-	for (int s = 0; s < 4; s++)
-		CHECK_OK(sequence_open(&sequences[s], (int32_t)test_int(80, 12 * KV_BLOCK), 700, true,
-				       &err), &err);
-	for (int round = 0; round < 300; round++) {
-		make_batch(&batch, sequences, (int)test_int(1, 4), round % 2);
-		CHECK_OK(message_check_step(&limits, &batch.step, batch.requests, &err), &err);
-		message_pack_step(&sender, &batch.step, batch.requests);
-		CHECK_OK(message_length(&sender, &length, &err), &err);
-		memcpy(receiver.words, sender.words, length * sizeof *sender.words);
-		CHECK_MSG(message_unpack(&receiver, &err) == MESSAGE_RUN, "%s", err.message);
-		check_same(&receiver, &batch);
-
-		/* Broken in a word or two: refused, or a step that is sound in itself. */
-		for (int i = 0; i < 40; i++) {
-			memcpy(receiver.words, sender.words, length * sizeof *sender.words);
-			for (int64_t words = test_int(1, 2); words > 0; words--) {
-				int64_t at = test_int(0, test_int(0, 1) ? 12 : (int64_t)length - 1);
-				receiver.words[at] = test_int(0, 1) ? (int32_t)test_random()
-								    : (int32_t)test_int(-2, 900);
-			}
-			int kind = message_unpack(&receiver, &err);
-			refused += kind < 0;
-			if (kind == MESSAGE_RUN)
-				CHECK_OK(message_check_step(&limits, &receiver.step, receiver.requests,
-							    &err), &err);
-		}
-	}
-	CHECK(refused > 1000);
-	message_pack_row(&sender, 5);
-	memcpy(receiver.words, sender.words, MESSAGE_FIRST * sizeof *sender.words);
-	CHECK(message_unpack(&receiver, &err) == MESSAGE_LOGIT_ROW && receiver.row == 5);
-	message_pack_stop(&sender);
-	memcpy(receiver.words, sender.words, MESSAGE_FIRST * sizeof *sender.words);
-	CHECK(message_unpack(&receiver, &err) == MESSAGE_STOP);
-	for (int s = 0; s < 4; s++)
-		sequence_close(&sequences[s]);
-	batch_close(&batch);
-	message_close(&sender);
-	message_close(&receiver);
-}
+/* ---- on the wire ------------------------------------------------------------------------------ */
 
 /* A step of one token is one broadcast of the fixed size and one gather. */
 static void small_steps(void)
@@ -618,7 +504,6 @@ int main(void)
 	RUN(wrong_calls);
 	RUN(rank_fails);
 	RUN(scores);
-	RUN(messages);
 	RUN(small_steps);
 	RUN(wrong_parts);
 	TEST_END();

@@ -69,6 +69,26 @@ static void as_transformers(void)
 	json_decref(root);
 }
 
+/* A ramp that ends beyond the last pair, as short heads with a small base have it; the numbers
+ * are transformers 5.17's. */
+static void yarn_ramp_beyond_the_head(void)
+{
+	static const double expected[] = {
+		1, 0.562341332, 0.316227764, 0.177827939, 0.100000001,
+		0.0562341288, 0.0293640085, 0.0152423959,
+	};
+	struct model_config *config = malloc(sizeof *config);
+	config_with_rope(config, 16, 8192,
+			 "{\"rope_type\": \"yarn\", \"rope_theta\": 100.0, \"factor\": 2.0, "
+			 "\"original_max_position_embeddings\": 4096}");
+	float frequencies[128], magnitude;
+	rope_frequencies(config, frequencies, &magnitude);
+	for (int i = 0; i < 8; i++)
+		CHECK_MSG(relative(frequencies[i], expected[i]) < 1e-6, "pair %d: %.9g", i,
+			  (double)frequencies[i]);
+	free(config);
+}
+
 /* Random parameters of llama3: outside the blended band exactly stretched or exactly kept, and
  * monotonic and between the two inside. */
 static void llama3_bands(void)
@@ -163,6 +183,7 @@ static void always_finite(void)
 int main(void)
 {
 	RUN(as_transformers);
+	RUN(yarn_ramp_beyond_the_head);
 	RUN(llama3_bands);
 	RUN(dynamic_growth);
 	RUN(always_finite);

@@ -52,30 +52,29 @@ uint16_t f32_to_f16(float value)
 	return (uint16_t)(sign | magnitude >> 13);
 }
 
-static float element_get(const void *source, enum dtype dtype, size_t index)
-{
-	switch (dtype) {
-	case DTYPE_F32:
-		return ((const float *)source)[index];
-	case DTYPE_F16:
-		return f16_to_f32(((const uint16_t *)source)[index]);
-	case DTYPE_BF16:
-		return bf16_to_f32(((const uint16_t *)source)[index]);
-	}
-	return 0;
-}
+/* One loop for each pair of types, so that the choice is made once and the loop is vectorized. */
+#define CONVERT(FROM, TO, value)                                                                   \
+	do {                                                                                       \
+		const FROM *in = source;                                                           \
+		TO *out = target;                                                                  \
+		for (size_t i = 0; i < count; i++)                                                 \
+			out[i] = (value);                                                          \
+	} while (0)
 
 void dtype_convert(const void *source, enum dtype from, void *target, enum dtype to, size_t count)
 {
-	if (from == to) {
+	if (from == to)
 		memcpy(target, source, count * dtype_bytes(from));
-		return;
-	}
-	for (size_t i = 0; i < count; i++) {
-		float value = element_get(source, from, i);
-		if (to == DTYPE_F32)
-			((float *)target)[i] = value;
-		else
-			((uint16_t *)target)[i] = to == DTYPE_F16 ? f32_to_f16(value) : f32_to_bf16(value);
-	}
+	else if (from == DTYPE_BF16 && to == DTYPE_F32)
+		CONVERT(uint16_t, float, bf16_to_f32(in[i]));
+	else if (from == DTYPE_F16 && to == DTYPE_F32)
+		CONVERT(uint16_t, float, f16_to_f32(in[i]));
+	else if (from == DTYPE_F32 && to == DTYPE_BF16)
+		CONVERT(float, uint16_t, f32_to_bf16(in[i]));
+	else if (from == DTYPE_F32 && to == DTYPE_F16)
+		CONVERT(float, uint16_t, f32_to_f16(in[i]));
+	else if (from == DTYPE_F16 && to == DTYPE_BF16)
+		CONVERT(uint16_t, uint16_t, f32_to_bf16(f16_to_f32(in[i])));
+	else
+		CONVERT(uint16_t, uint16_t, f32_to_f16(bf16_to_f32(in[i])));
 }

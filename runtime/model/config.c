@@ -275,9 +275,10 @@ static int read_model(const json_t *root, struct model_config *out, const char *
 	    read_windows(root, family, out, name, err) || rope_config_read(root, out, name, err))
 		return -1;
 
-	int32_t bos[CONFIG_EOS_MAX] = {family->bos}, bos_count = family->bos >= 0;
+	int32_t bos[CONFIG_EOS_MAX] = {family->bos};
+	int32_t bos_count = family->bos >= 0 && family->bos < out->vocab;
 	out->eos[0] = family->eos;
-	out->eos_count = family->eos >= 0;
+	out->eos_count = family->eos >= 0 && family->eos < out->vocab;
 	if (config_token_ids(root, "bos_token_id", out->vocab, bos, &bos_count, name, err) ||
 	    config_token_ids(root, "eos_token_id", out->vocab, out->eos, &out->eos_count, name, err))
 		return -1;

@@ -191,7 +191,7 @@ int safetensors_parse(struct safetensors *out, const void *data, size_t length,
 			  (unsigned long long)file_bytes);
 		goto fail;
 	}
-	uint64_t header;
+	uint64_t header = 0;
 	if (check_length(data, file_bytes, path, &header, err))
 		goto fail;
 	if (header > length - LENGTH_BYTES) {
