@@ -124,11 +124,14 @@ static int print_table(const struct report *report, struct error *err)
 {
 	char a[32], b[32], c[32], d[32];
 	const struct plan_options *plan = &report->plan;
-	if (output_print(err, "%s, %.4g million parameters, %s, context %d; %d rank%s, %s\n\n"
+	double parameters = (double)config_parameters(&report->config);
+	bool many = parameters >= 1e9;
+	if (output_print(err, "%s, %.2f %s parameters, %s, context %d; %d rank%s, %s\n\n"
 			      "rank  heads      KV heads   MLP columns   vocabulary         weights    "
 			      "KV cache   workspace    overhead       total\n",
 			 config_family_name(report->config.family),
-			 (double)config_parameters(&report->config) / 1e6, dtype_name(plan->dtype),
+			 parameters / (many ? 1e9 : 1e6), many ? "billion" : "million",
+			 dtype_name(plan->dtype),
 			 plan->context, plan->ranks, plan->ranks == 1 ? "" : "s",
 			 plan->cuda ? "cuda" : "cpu"))
 		return -1;

@@ -1,4 +1,4 @@
-#include "launcher/options.h"
+#include "launcher/options_table.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -10,163 +10,7 @@
 
 #include "runtime/base/json.h"
 
-enum option_type {
-	TYPE_FLAG, TYPE_CHOICE, TYPE_INT, TYPE_REAL, TYPE_SEED, TYPE_SIZE, TYPE_TEXT, TYPE_TEXTS,
-	TYPE_IDS,
-};
-
-enum {
-	G = 1 << COMMAND_GENERATE,
-	S = 1 << COMMAND_SCORE,
-	T = 1 << COMMAND_TOKENIZE,
-	P = 1 << COMMAND_PLAN,
-	RUNS = G | S,
-	ALL = G | S | T | P,
-};
-
 enum { CONFIG_BYTES_MAX = 16 << 20 };
-
-struct option_spec {
-	const char *name;
-	enum option_type type;
-	int commands;
-	size_t field; /* offset in struct options */
-	const char *value, *help;
-	double min, max; /* of TYPE_INT and TYPE_REAL */
-	bool above;	 /* min itself is outside */
-	const char *const *choices;
-};
-
-static const char *const backend_names[] = {"auto", "cpu", "cuda", NULL};
-static const char *const dtype_names[] = {"auto", "f32", "f16", "bf16", NULL};
-
-#define FIELD(name) offsetof(struct options, name)
-#define INT(least, most) .min = (least), .max = (most)
-#define ROW(option, kind, of, member, metavar, text, ...)                                          \
-	{.name = option, .type = TYPE_##kind, .commands = of, .field = FIELD(member),              \
-	 .value = metavar, .help = text, __VA_ARGS__}
-
-static const struct option_spec specs[OPTIONS] = {
-	[OPTION_MODEL] = ROW("model", TEXT, ALL, model, "DIR",
-		"a Hugging Face model folder; left out: the small embedded model"),
-	[OPTION_SHAPE] = ROW("shape", TEXT, RUNS | P, shape, "FILE",
-		"a config.json alone: run it on random weights, made in place"),
-	[OPTION_BACKEND] = ROW("backend", CHOICE, RUNS | P, backend, "auto|cpu|cuda",
-		"auto: cuda where every rank has a GPU of its own, cpu where none is seen",
-		.choices = backend_names),
-	[OPTION_DTYPE] = ROW("dtype", CHOICE, RUNS | P, dtype, "auto|f32|f16|bf16",
-		"type of weights and KV cache; auto: as stored", .choices = dtype_names),
-	[OPTION_CONTEXT] = ROW("context", INT, RUNS | P, context, "N",
-		"positions the KV cache holds; left out: what the call needs", INT(1, INT32_MAX)),
-	[OPTION_JSON] = ROW("json", FLAG, ALL, json, NULL,
-		"print one JSON object on standard output and nothing else there"),
-	[OPTION_QUIET] = ROW("quiet", FLAG, ALL, quiet, NULL,
-		"no placement map, progress, speed or warnings"),
-	[OPTION_PROGRESS] = ROW("progress", FLAG, RUNS, progress, NULL,
-		"a progress bar even where standard error is no terminal"),
-	[OPTION_PRINT_PLACEMENT] = ROW("print-placement", FLAG, RUNS, print_placement, NULL,
-		"print the placement map, with --quiet too"),
-	[OPTION_CONFIG] = ROW("config", TEXT, ALL, config, "FILE",
-		"the same options as JSON keys, with underscores; the command line wins"),
-
-	[OPTION_PROMPT] = ROW("prompt", TEXT, G, prompt, "TEXT", "what to continue"),
-	[OPTION_PROMPT_FILE] = ROW("prompt-file", TEXT, G, prompt_file, "FILE",
-		"the same from a file; - is standard input"),
-	[OPTION_PROMPT_IDS] = ROW("prompt-ids", IDS, G, prompt_ids, "1,2,3",
-		"the same as token ids, taken as they are"),
-	[OPTION_MAX_NEW_TOKENS] = ROW("max-new-tokens", INT, G, max_new_tokens, "N",
-		"most tokens to write", INT(1, INT32_MAX)),
-	[OPTION_MAX_LENGTH] = ROW("max-length", INT, G, max_length, "N",
-		"most tokens together with the prompt (256 where neither is given)",
-		INT(1, INT32_MAX)),
-	[OPTION_TEMPERATURE] = ROW("temperature", REAL, G, temperature, "T",
-		"above 0 samples; 0 is greedy", .min = 0, .max = 1e6),
-	[OPTION_TOP_K] = ROW("top-k", INT, G, top_k, "K",
-		"sample from the K likeliest tokens; 0: all", INT(0, INT32_MAX)),
-	[OPTION_TOP_P] = ROW("top-p", REAL, G, top_p, "P",
-		"sample from the likeliest tokens that share P", .min = 0, .max = 1, .above = true),
-	[OPTION_MIN_P] = ROW("min-p", REAL, G, min_p, "P",
-		"leave out tokens less likely than P times the likeliest", .min = 0, .max = 1),
-	[OPTION_REPETITION_PENALTY] = ROW("repetition-penalty", REAL, G, repetition_penalty, "R",
-		"above 1 makes tokens met before less likely",
-		.min = 0, .max = 1e6, .above = true),
-	[OPTION_SEED] = ROW("seed", SEED, G, seed, "N",
-		"of the random draws (0 where not given)"),
-	[OPTION_STOP] = ROW("stop", TEXTS, G, stop, "TEXT",
-		"end before this text; may be given several times"),
-	[OPTION_IGNORE_EOS] = ROW("ignore-eos", FLAG, G, ignore_eos, NULL,
-		"do not end at the model's end token"),
-
-	[OPTION_TEXT] = ROW("text", TEXT, S | T, text, "TEXT", "the text"),
-	[OPTION_TEXT_FILE] = ROW("text-file", TEXT, S, text_file, "FILE",
-		"the same from a file; - is standard input"),
-	[OPTION_IDS] = ROW("ids", IDS, S, ids, "1,2,3",
-		"the same as token ids, taken as they are"),
-	[OPTION_DECODE] = ROW("decode", IDS, T, decode, "1,2,3", "token ids to text"),
-	[OPTION_JSONL] = ROW("jsonl", FLAG, T, jsonl, NULL,
-		"read a JSON string a line, write a JSON array of ids a line"),
-	[OPTION_NO_SPECIAL] = ROW("no-special", FLAG, T, no_special, NULL,
-		"leave the beginning-of-text token and the like out"),
-
-	[OPTION_RANKS] = ROW("ranks", INT, P, ranks, "N",
-		"plan for N ranks of a machine that isn't here", INT(1, 65536)),
-	[OPTION_MEMORY] = ROW("memory", SIZE, P, memory, "SIZE",
-		"memory of each rank, as 80GiB; left out: this machine's"),
-};
-
-static const struct {
-	const char *name, *help;
-} commands[COMMANDS] = {
-	[COMMAND_GENERATE] = {"generate", "continue a prompt"},
-	[COMMAND_SCORE] = {"score", "log-probability of every token of a text, and perplexity"},
-	[COMMAND_TOKENIZE] = {"tokenize", "text to token ids and back"},
-	[COMMAND_PLAN] = {"plan", "what each rank would hold, from the model's headers alone"},
-};
-
-const char *options_name(enum option_id id)
-{
-	return specs[id].name;
-}
-
-const char *options_command_name(enum command command)
-{
-	return commands[command].name;
-}
-
-/* ---- help -------------------------------------------------------------------------------- */
-
-static void help_options(FILE *out, int mask, bool exact)
-{
-	for (int i = 0; i < OPTIONS; i++) {
-		const struct option_spec *spec = &specs[i];
-		if (exact ? spec->commands != mask : !(spec->commands & mask))
-			continue;
-		char left[64];
-		snprintf(left, sizeof left, "--%s%s%s", spec->name, spec->value ? " " : "",
-			 spec->value ? spec->value : "");
-		fprintf(out, "  %-30s %s\n", left, spec->help);
-	}
-}
-
-void options_help(FILE *out, enum command command)
-{
-	if (command != COMMAND_NONE) {
-		fprintf(out, "tprun %s: %s\n\nmpirun -np N tprun %s [options]\n\n",
-			commands[command].name, commands[command].help, commands[command].name);
-		help_options(out, 1 << command, false);
-		return;
-	}
-	fprintf(out, "tprun %s: runs a large language model split over MPI ranks, one a GPU\n\n"
-		     "mpirun -np N tprun COMMAND [options]     (without mpirun: one rank)\n\n",
-		TPRUN_VERSION);
-	for (int i = COMMAND_NONE + 1; i < COMMANDS; i++)
-		fprintf(out, "  %-30s %s\n", commands[i].name, commands[i].help);
-	fprintf(out, "\n  tprun COMMAND --help           the options of a command\n"
-		     "  tprun --version\n\n"
-		     "Exit status: 0 done, 1 the run failed, 2 the call was wrong.\n"
-		     "As root, Open MPI's mpirun wants --allow-run-as-root; with more ranks than\n"
-		     "cores it wants --oversubscribe.\n");
-}
 
 /* ---- values ------------------------------------------------------------------------------ */
 
@@ -314,7 +158,7 @@ static char *copy_text(const char *text, size_t length)
 static int set_value(struct options *options, int id, const char *value, size_t length,
 		     struct error *err)
 {
-	const struct option_spec *spec = &specs[id];
+	const struct option_spec *spec = &option_specs[id];
 	void *field = (char *)options + spec->field;
 	if (strlen(value) != length && spec->type != TYPE_TEXT)
 		return error_usage(err, "--%s cannot hold a NUL character", spec->name);
@@ -377,8 +221,8 @@ static int set_json_scalar(struct options *options, int id, const json_t *value,
 			snprintf(number, sizeof number, "%.17g", json_number_value(value));
 		return set_value(options, id, number, strlen(number), err);
 	}
-	return error_usage(err, "--%s takes a %s", specs[id].name,
-			   specs[id].value ? "string or a number" : "true or false");
+	return error_usage(err, "--%s takes a %s", option_specs[id].name,
+			   option_specs[id].value ? "string or a number" : "true or false");
 }
 
 static int set_json_ids(struct options *options, int id, const json_t *array, struct error *err)
@@ -392,11 +236,11 @@ static int set_json_ids(struct options *options, int id, const json_t *array, st
 		if (json_to_int(json_array_get(array, i), &value) || value < 0 || value > INT32_MAX) {
 			free(ids.data);
 			return error_usage(err, "--%s takes token ids such as [1, 2, 3]",
-					   specs[id].name);
+					   option_specs[id].name);
 		}
 		ids.data[i] = (int32_t)value;
 	}
-	struct option_ids *field = (void *)((char *)options + specs[id].field);
+	struct option_ids *field = (void *)((char *)options + option_specs[id].field);
 	free(field->data);
 	*field = ids;
 	options->given[id] = true;
@@ -405,22 +249,22 @@ static int set_json_ids(struct options *options, int id, const json_t *array, st
 
 static int set_json(struct options *options, int id, const json_t *value, struct error *err)
 {
-	if (specs[id].type == TYPE_FLAG && json_is_boolean(value)) {
-		*(bool *)((char *)options + specs[id].field) = json_is_true(value);
+	if (option_specs[id].type == TYPE_FLAG && json_is_boolean(value)) {
+		*(bool *)((char *)options + option_specs[id].field) = json_is_true(value);
 		options->given[id] = json_is_true(value);
 		return 0;
 	}
-	if (specs[id].type == TYPE_IDS && json_is_array(value))
+	if (option_specs[id].type == TYPE_IDS && json_is_array(value))
 		return set_json_ids(options, id, value, err);
-	if (specs[id].type == TYPE_TEXTS && json_is_array(value)) {
+	if (option_specs[id].type == TYPE_TEXTS && json_is_array(value)) {
 		for (size_t i = 0; i < json_array_size(value); i++)
 			if (set_json_scalar(options, id, json_array_get(value, i), err))
 				return -1;
 		return 0;
 	}
-	if (specs[id].type == TYPE_FLAG || json_is_boolean(value))
-		return error_usage(err, "--%s takes %s", specs[id].name,
-				   specs[id].value ? specs[id].value : "true or false");
+	if (option_specs[id].type == TYPE_FLAG || json_is_boolean(value))
+		return error_usage(err, "--%s takes %s", option_specs[id].name,
+				   option_specs[id].value ? option_specs[id].value : "true or false");
 	return set_json_scalar(options, id, value, err);
 }
 
@@ -431,7 +275,7 @@ static int find_key(const char *key)
 	for (char *c = name; *c; c++)
 		*c = *c == '_' ? '-' : *c;
 	for (int i = 0; i < OPTIONS; i++)
-		if (!strcmp(name, specs[i].name) && strlen(key) == strlen(specs[i].name))
+		if (!strcmp(name, option_specs[i].name) && strlen(key) == strlen(option_specs[i].name))
 			return i;
 	return -1;
 }
@@ -457,7 +301,7 @@ static int read_config(struct options *options, struct error *err)
 			goto fail;
 		}
 		if (options->given[id] || json_is_null(value) ||
-		    !(specs[id].commands & 1 << options->command))
+		    !option_belongs(&option_specs[id], options->command))
 			continue;
 		if (set_json(options, id, value, err)) {
 			error_context(err, "--config: %s", path);
@@ -503,33 +347,33 @@ static int unknown_option(const char *word, enum command command, struct error *
 	const char *bare = name + strspn(name, "-"), *near = NULL;
 	int best = 4;
 	for (int i = 0; i < OPTIONS; i++) {
-		if (!strcmp(bare, specs[i].name) && !(specs[i].commands & 1 << command))
+		if (!strcmp(bare, option_specs[i].name) && !option_belongs(&option_specs[i], command))
 			return error_usage(err, "%s is no option of %s; see tprun %s --help", name,
-					   commands[command].name, commands[command].name);
-		int distance = word_distance(bare, specs[i].name);
-		if (distance < best && distance < (int)strlen(specs[i].name) - 1 &&
-		    (specs[i].commands & 1 << command)) {
+					   command_specs[command].name, command_specs[command].name);
+		int distance = word_distance(bare, option_specs[i].name);
+		if (distance < best && distance < (int)strlen(option_specs[i].name) - 1 &&
+		    option_belongs(&option_specs[i], command)) {
 			best = distance;
-			near = specs[i].name;
+			near = option_specs[i].name;
 		}
 	}
 	if (near)
 		return error_usage(err, "unknown option %s; did you mean --%s?", name, near);
 	return error_usage(err, "unknown option %s; see tprun %s --help", name,
-			   commands[command].name);
+			   command_specs[command].name);
 }
 
 static int find_command(struct options *out, const char *word, struct error *err)
 {
 	char list[128] = "";
 	for (int i = COMMAND_NONE + 1; i < COMMANDS; i++) {
-		if (!strcmp(word, commands[i].name)) {
+		if (!strcmp(word, command_specs[i].name)) {
 			out->command = (enum command)i;
 			return 0;
 		}
 		size_t length = strlen(list);
 		snprintf(list + length, sizeof list - length, "%s%s", length ? ", " : "",
-			 commands[i].name);
+			 command_specs[i].name);
 	}
 	if (*word == '-')
 		return error_usage(err, "the command comes first: tprun COMMAND [options], where "
@@ -552,9 +396,9 @@ int options_parse(struct options *out, int argc, char **argv, struct error *err)
 	struct option longs[OPTIONS + 2];
 	int count = 0;
 	for (int i = 0; i < OPTIONS; i++)
-		if (specs[i].commands & 1 << out->command)
-			longs[count++] = (struct option){specs[i].name,
-				specs[i].type == TYPE_FLAG ? no_argument : required_argument, NULL,
+		if (option_belongs(&option_specs[i], out->command))
+			longs[count++] = (struct option){option_specs[i].name,
+				option_specs[i].type == TYPE_FLAG ? no_argument : required_argument, NULL,
 				i + 256};
 	longs[count++] = (struct option){"help", no_argument, NULL, 'h'};
 	longs[count] = (struct option){0};
@@ -573,9 +417,9 @@ int options_parse(struct options *out, int argc, char **argv, struct error *err)
 			out->help = true;
 		else if (which == ':')
 			return error_usage(err, "%s needs a value; see tprun %s --help", rest[at],
-					   commands[out->command].name);
+					   command_specs[out->command].name);
 		else if (which == '?' && optopt >= 256)
-			return error_usage(err, "--%s takes no value", specs[optopt - 256].name);
+			return error_usage(err, "--%s takes no value", option_specs[optopt - 256].name);
 		else if (which == '?')
 			return unknown_option(rest[at], out->command, err);
 		else if (set_value(out, which - 256, optarg ? optarg : "",
@@ -595,12 +439,12 @@ void options_close(struct options *options)
 	if (!options)
 		return;
 	for (int i = 0; i < OPTIONS; i++) {
-		void *field = (char *)options + specs[i].field;
-		if (specs[i].type == TYPE_TEXT)
+		void *field = (char *)options + option_specs[i].field;
+		if (option_specs[i].type == TYPE_TEXT)
 			free(((struct option_text *)field)->data);
-		else if (specs[i].type == TYPE_IDS)
+		else if (option_specs[i].type == TYPE_IDS)
 			free(((struct option_ids *)field)->data);
-		else if (specs[i].type == TYPE_TEXTS) {
+		else if (option_specs[i].type == TYPE_TEXTS) {
 			struct option_texts *texts = field;
 			while (texts->count)
 				free(texts->data[--texts->count]);

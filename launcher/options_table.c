@@ -1,0 +1,142 @@
+#include "launcher/options_table.h"
+
+#include <stdio.h>
+
+enum {
+	G = 1 << COMMAND_GENERATE,
+	S = 1 << COMMAND_SCORE,
+	T = 1 << COMMAND_TOKENIZE,
+	P = 1 << COMMAND_PLAN,
+	RUNS = G | S,
+	ALL = G | S | T | P,
+};
+
+static const char *const backend_names[] = {"auto", "cpu", "cuda", NULL};
+static const char *const dtype_names[] = {"auto", "f32", "f16", "bf16", NULL};
+
+#define FIELD(name) offsetof(struct options, name)
+#define INT(least, most) .min = (least), .max = (most)
+#define ROW(option, kind, of, member, metavar, text, ...)                                          \
+	{.name = option, .type = TYPE_##kind, .commands = of, .field = FIELD(member),              \
+	 .value = metavar, .help = text, __VA_ARGS__}
+
+const struct option_spec option_specs[OPTIONS] = {
+	[OPTION_MODEL] = ROW("model", TEXT, ALL, model, "DIR",
+		"a Hugging Face model folder; left out: the small embedded model"),
+	[OPTION_SHAPE] = ROW("shape", TEXT, RUNS | P, shape, "FILE",
+		"a config.json alone: run it on random weights, made in place"),
+	[OPTION_BACKEND] = ROW("backend", CHOICE, RUNS | P, backend, "auto|cpu|cuda",
+		"auto: cuda where every rank has a GPU of its own, cpu where none is seen",
+		.choices = backend_names),
+	[OPTION_DTYPE] = ROW("dtype", CHOICE, RUNS | P, dtype, "auto|f32|f16|bf16",
+		"type of weights and KV cache; auto: as stored", .choices = dtype_names),
+	[OPTION_CONTEXT] = ROW("context", INT, RUNS | P, context, "N",
+		"positions the KV cache holds; left out: what the call needs", INT(1, INT32_MAX)),
+	[OPTION_JSON] = ROW("json", FLAG, ALL, json, NULL,
+		"print one JSON object on standard output and nothing else there"),
+	[OPTION_QUIET] = ROW("quiet", FLAG, ALL, quiet, NULL,
+		"no placement map, progress, speed or warnings"),
+	[OPTION_PROGRESS] = ROW("progress", FLAG, RUNS, progress, NULL,
+		"a progress bar even where standard error is no terminal"),
+	[OPTION_PRINT_PLACEMENT] = ROW("print-placement", FLAG, RUNS, print_placement, NULL,
+		"print the placement map, with --quiet too"),
+	[OPTION_CONFIG] = ROW("config", TEXT, ALL, config, "FILE",
+		"the same options as JSON keys, with underscores; the command line wins"),
+
+	[OPTION_PROMPT] = ROW("prompt", TEXT, G, prompt, "TEXT", "what to continue"),
+	[OPTION_PROMPT_FILE] = ROW("prompt-file", TEXT, G, prompt_file, "FILE",
+		"the same from a file; - is standard input"),
+	[OPTION_PROMPT_IDS] = ROW("prompt-ids", IDS, G, prompt_ids, "1,2,3",
+		"the same as token ids, taken as they are"),
+	[OPTION_MAX_NEW_TOKENS] = ROW("max-new-tokens", INT, G, max_new_tokens, "N",
+		"most tokens to write", INT(1, INT32_MAX)),
+	[OPTION_MAX_LENGTH] = ROW("max-length", INT, G, max_length, "N",
+		"most tokens together with the prompt (256 where neither is given)",
+		INT(1, INT32_MAX)),
+	[OPTION_TEMPERATURE] = ROW("temperature", REAL, G, temperature, "T",
+		"above 0 samples; 0 is greedy", .min = 0, .max = 1e6),
+	[OPTION_TOP_K] = ROW("top-k", INT, G, top_k, "K",
+		"sample from the K likeliest tokens; 0: all", INT(0, INT32_MAX)),
+	[OPTION_TOP_P] = ROW("top-p", REAL, G, top_p, "P",
+		"sample from the likeliest tokens that share P", .min = 0, .max = 1, .above = true),
+	[OPTION_MIN_P] = ROW("min-p", REAL, G, min_p, "P",
+		"leave out tokens less likely than P times the likeliest", .min = 0, .max = 1),
+	[OPTION_REPETITION_PENALTY] = ROW("repetition-penalty", REAL, G, repetition_penalty, "R",
+		"above 1 makes tokens met before less likely",
+		.min = 0, .max = 1e6, .above = true),
+	[OPTION_SEED] = ROW("seed", SEED, G, seed, "N",
+		"of the random draws (0 where not given)"),
+	[OPTION_STOP] = ROW("stop", TEXTS, G, stop, "TEXT",
+		"end before this text; may be given several times"),
+	[OPTION_IGNORE_EOS] = ROW("ignore-eos", FLAG, G, ignore_eos, NULL,
+		"do not end at the model's end token"),
+
+	[OPTION_TEXT] = ROW("text", TEXT, S | T, text, "TEXT", "the text"),
+	[OPTION_TEXT_FILE] = ROW("text-file", TEXT, S, text_file, "FILE",
+		"the same from a file; - is standard input"),
+	[OPTION_IDS] = ROW("ids", IDS, S, ids, "1,2,3",
+		"the same as token ids, taken as they are"),
+	[OPTION_DECODE] = ROW("decode", IDS, T, decode, "1,2,3", "token ids to text"),
+	[OPTION_JSONL] = ROW("jsonl", FLAG, T, jsonl, NULL,
+		"read a JSON string a line, write a JSON array of ids a line"),
+	[OPTION_NO_SPECIAL] = ROW("no-special", FLAG, T, no_special, NULL,
+		"leave the beginning-of-text token and the like out"),
+
+	[OPTION_RANKS] = ROW("ranks", INT, P, ranks, "N",
+		"plan for N ranks of a machine that isn't here", INT(1, 65536)),
+	[OPTION_MEMORY] = ROW("memory", SIZE, P, memory, "SIZE",
+		"memory of each rank, as 80GiB; left out: this machine's"),
+};
+
+const struct command_spec command_specs[COMMANDS] = {
+	[COMMAND_GENERATE] = {"generate", "continue a prompt"},
+	[COMMAND_SCORE] = {"score", "log-probability of every token of a text, and perplexity"},
+	[COMMAND_TOKENIZE] = {"tokenize", "text to token ids and back"},
+	[COMMAND_PLAN] = {"plan", "what each rank would hold, from the model's headers alone"},
+};
+
+const char *options_name(enum option_id id)
+{
+	return option_specs[id].name;
+}
+
+const char *options_command_name(enum command command)
+{
+	return command_specs[command].name;
+}
+
+/* ---- help -------------------------------------------------------------------------------- */
+
+static void help_options(FILE *out, enum command command)
+{
+	for (int i = 0; i < OPTIONS; i++) {
+		const struct option_spec *spec = &option_specs[i];
+		if (!option_belongs(spec, command))
+			continue;
+		char left[64];
+		snprintf(left, sizeof left, "--%s%s%s", spec->name, spec->value ? " " : "",
+			 spec->value ? spec->value : "");
+		fprintf(out, "  %-30s %s\n", left, spec->help);
+	}
+}
+
+void options_help(FILE *out, enum command command)
+{
+	const char *name = command_specs[command].name;
+	if (command != COMMAND_NONE) {
+		fprintf(out, "tprun %s: %s\n\n%stprun %s [options]\n\n", name,
+			command_specs[command].help, 1 << command & RUNS ? "mpirun -np N " : "", name);
+		help_options(out, command);
+		return;
+	}
+	fprintf(out, "tprun %s: runs a large language model split over MPI ranks, one a GPU\n\n"
+		     "mpirun -np N tprun COMMAND [options]     (without mpirun: one rank)\n\n",
+		TPRUN_VERSION);
+	for (int i = COMMAND_NONE + 1; i < COMMANDS; i++)
+		fprintf(out, "  %-30s %s\n", command_specs[i].name, command_specs[i].help);
+	fprintf(out, "\n  tprun COMMAND --help           the options of a command\n"
+		     "  tprun --version\n\n"
+		     "Exit status: 0 done, 1 the run failed, 2 the call was wrong.\n"
+		     "As root, Open MPI's mpirun wants --allow-run-as-root; with more ranks than\n"
+		     "cores it wants --oversubscribe.\n");
+}
