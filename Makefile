@@ -14,18 +14,16 @@ comma := ,
 
 # ---- what this machine has --------------------------------------------------------------------
 has = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo $(1))
-NEEDED := hwloc jansson libpcre2-8
-OPTIONAL := openblas libutf8proc
-FOUND := $(foreach library,$(NEEDED) $(OPTIONAL),$(call has,$(library)))
+NEEDED := hwloc jansson libpcre2-8 libutf8proc
+FOUND := $(foreach library,$(NEEDED),$(call has,$(library)))
 MISSING := $(filter-out $(FOUND),$(NEEDED)) $(if $(shell command -v $(MPICC)),,$(MPICC))
-SWITCHED_OFF := $(filter-out $(FOUND),$(OPTIONAL))
 
 NVCC ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
 CUDA ?= $(if $(NVCC),1,0)
 NCCL := 0
 ifeq ($(CUDA),1)
 CUDA_ROOT := $(if $(CUDA_HOME),$(CUDA_HOME),$(patsubst %/bin/nvcc,%,$(realpath $(shell command -v $(NVCC)))))
-CUDA_LIBRARY_DIRS := $(wildcard $(addprefix $(CUDA_ROOT)/,lib64 lib targets/x86_64-linux/lib targets/sbsa-linux/lib) $(NCCL_HOME)/lib)
+CUDA_LIBRARY_DIRS := $(wildcard $(addprefix $(CUDA_ROOT)/,lib64 lib targets/x86_64-linux/lib targets/sbsa-linux/lib) $(if $(NCCL_HOME),$(NCCL_HOME)/lib))
 NCCL_INCLUDE := $(firstword $(patsubst %/nccl.h,%,$(wildcard $(addsuffix /nccl.h,$(NCCL_HOME)/include /usr/include /usr/local/include $(CUDA_ROOT)/include))))
 NCCL := $(if $(NCCL_INCLUDE),1,0)
 endif
@@ -38,7 +36,6 @@ SANITIZERS := -fsanitize=$(if $(filter fuzzer,$(SANITIZE)),fuzzer-no-link$(comma
 OPTIMIZE := -O1 -fno-omit-frame-pointer $(SANITIZERS) -fno-sanitize-recover=undefined
 endif
 DEFINES := -D_GNU_SOURCE -DTPRUN_VERSION='"$(VERSION)"' -DTPRUN_PREFIX='"$(PREFIX)"' \
-	$(if $(filter openblas,$(FOUND)),-DTPRUN_OPENBLAS) $(if $(filter libutf8proc,$(FOUND)),-DTPRUN_UTF8PROC) \
 	$(if $(filter 1,$(CUDA)),-DTPRUN_CUDA) $(if $(filter 1,$(NCCL)),-DTPRUN_NCCL)
 ALL_CFLAGS := -std=gnu11 -g $(OPTIMIZE) -fopenmp $(WARNINGS) -I. $(DEFINES) \
 	$(if $(FOUND),$(shell $(PKG_CONFIG) --cflags $(FOUND))) $(CFLAGS)
@@ -51,7 +48,7 @@ NVCCFLAGS += -std=c++17 -O3 -lineinfo -I. -Xcompiler -Wall,-Wextra --threads 0 \
 	$(if $(filter 1,$(NCCL)),-DTPRUN_NCCL -I$(NCCL_INCLUDE)) $(if $(WERROR),-Werror all-warnings)
 ifeq ($(CUDA),1)
 LIBS += $(foreach d,$(CUDA_LIBRARY_DIRS),-L$(d) -Wl$(comma)-rpath$(comma)$(d)) \
-	-lcudart -lcublas -lcublasLt $(if $(filter 1,$(NCCL)),-lnccl) -lstdc++
+	-lcudart_static -ldl -lrt -lstdc++
 endif
 
 # ---- what is built ----------------------------------------------------------------------------
@@ -82,7 +79,6 @@ fuzzers: $(FUZZERS)
 
 # Tells what is missing before a compiler stumbles over it.
 found:
-	@for library in $(SWITCHED_OFF); do echo "$$library was not found: its part is left out"; done
 	@case $(CUDA)$(NCCL) in \
 	0?) echo "CUDA is left out: no nvcc (looked at NVCC, CUDA_HOME, PATH, /usr/local/cuda), or CUDA=0" ;; \
 	10) echo "NCCL is left out: no nccl.h (looked at NCCL_HOME, CUDA_HOME, /usr); GPUs will add through host memory" ;; \
@@ -127,7 +123,7 @@ $(BUILD)/fuzz/%: tests/fuzz/fuzz_%.c $(LIBRARY)
 	$(call say,CC)$(MPI) $(ALL_CFLAGS) -fsanitize=fuzzer -MMD -MP -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
 
 # ---- what is missing is installed -------------------------------------------------------------
-DEBS := gcc make pkg-config openmpi-bin libopenmpi-dev libhwloc-dev libopenblas-dev libjansson-dev \
+DEBS := gcc make pkg-config openmpi-bin libopenmpi-dev libhwloc-dev libjansson-dev \
 	libpcre2-dev libutf8proc-dev
 TEST_DEBS := clang libomp-dev python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -n)

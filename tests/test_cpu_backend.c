@@ -20,7 +20,7 @@ static struct backend_options make_options(const struct backend_shape *shape,
 	return (struct backend_options){
 		.shape = *shape, .group = group, .kv_blocks = batch->kv_blocks,
 		.max_tokens = batch->sequences * batch->capacity, .max_sequences = batch->sequences,
-		.max_blocks = batch->max_blocks,
+		.max_blocks = batch->max_blocks + 2,
 		.max_logit_rows = batch->sequences * batch->capacity, .threads = threads,
 	};
 }
@@ -445,7 +445,7 @@ static void threads_and_company_do_not_matter(void)
 	}
 }
 
-/* Blocks that a broken sequence left full of NaN do no harm to the next one. */
+/* What a sequence full of NaN left behind does no harm to the next one. */
 static void stale_cache_does_not_leak(void)
 {
 	struct error err = {0};
@@ -467,8 +467,10 @@ static void stale_cache_does_not_leak(void)
 		const struct step *step = reference_batch_step(&batch, c.vocab, 128, false);
 		CHECK_OK(b->ops->begin(b, step, &err), &err);
 		CHECK_OK(b->ops->poke(b, BUFFER_RESIDUAL, residual, &err), &err);
-		for (int32_t layer = 0; layer < c.layers; layer++)
+		for (int32_t layer = 0; layer < c.layers; layer++) {
 			CHECK_OK(b->ops->qkv(b, layer, &err), &err);
+			CHECK_OK(b->ops->attend(b, layer, &err), &err);
+		}
 	}
 	batch.lengths[0] = batch.lengths[1] = 0;
 	for (int i = 0; i < 4; i++) {
@@ -563,6 +565,7 @@ static void check_candidates(int32_t total, int32_t first, int32_t end)
 	const struct step *step = reference_batch_step(&batch, total, 20, false);
 	struct logit_request *requests = reference_alloc((size_t)step->logit_rows, sizeof *requests);
 	struct logit_result *results = reference_alloc((size_t)step->logit_rows, sizeof *results);
+	memset(results, 0xff, (size_t)step->logit_rows * sizeof *results);
 	float *raw = reference_alloc((size_t)step->logit_rows * (size_t)s.vocab, sizeof *raw);
 	int32_t *penalized = reference_alloc((size_t)total, sizeof *penalized);
 	int32_t penalized_count = 0;

@@ -53,9 +53,10 @@ static void bytes_of_published_models(void)
 			double weights, cache;
 			CHECK_OK(plan_rank(&config, &plan, rank, &memory, &err), &err);
 			sum_shard(&plan, rank, &weights, &cache);
-			/* A backend may pad, but not much, and may not hold less. */
+			/* A backend may pad rows to its unit (64 elements on CUDA: most on narrow shards),
+			 * and may not hold less. */
 			CHECK_MSG((double)memory.weights >= weights &&
-					  (double)memory.weights < weights * 1.01 + (1 << 20),
+					  (double)memory.weights < weights * 1.08 + (1 << 20),
 				  "%s, cuda %d: %.0f bytes of weights, not %.0f", names[i], plan.cuda,
 				  (double)memory.weights, weights);
 			CHECK_MSG((double)memory.kv_cache >= cache &&

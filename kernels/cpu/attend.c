@@ -118,10 +118,11 @@ static void attend_item(void *arg, int64_t index, int thread)
 	s.scores = s.sum + ATTEND_ROWS * stride;
 	s.maximum = s.scores + ATTEND_ROWS * STRIP;
 	s.total = s.maximum + ATTEND_ROWS;
-	memset(s.query, 0, (size_t)s.rows * stride * sizeof *s.query);
+	/* The padding of the queries is never written and stays zero. */
 	memset(s.sum, 0, (size_t)s.rows * stride * sizeof *s.sum);
 	for (int32_t r = 0; r < s.rows; r++) {
-		memcpy(s.query + (size_t)r * stride, head_of(&s, b->projected, b->projected_stride, r), size);
+		memcpy(s.query + (size_t)r * stride,
+		       head_of(&s, b->projected, b->projected_stride, r), size);
 		s.maximum[r] = -INFINITY;
 		s.total[r] = 0;
 	}
@@ -139,6 +140,6 @@ int cpu_attend(struct backend *base, int32_t layer, struct error *err)
 {
 	struct attend a = {cpu_of(base), layer};
 	(void)err;
-	cpu_run(a.backend, a.backend->item_count, attend_item, &a);
+	cpu_run(a.backend, a.backend->item_count, a.backend->attend_work, attend_item, &a);
 	return 0;
 }

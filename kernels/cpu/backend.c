@@ -96,7 +96,8 @@ static void set_options(struct cpu_backend *b, const struct backend_options *opt
 	b->hidden_stride = cpu_pad((size_t)s->hidden);
 	b->head_stride = cpu_pad((size_t)s->head_dim);
 	b->attention_stride = cpu_pad((size_t)s->query_heads * (size_t)s->head_dim);
-	b->projected_stride = b->attention_stride + cpu_pad(2 * (size_t)s->kv_heads * (size_t)s->head_dim);
+	b->projected_stride = b->attention_stride +
+			      cpu_pad(2 * (size_t)s->kv_heads * (size_t)s->head_dim);
 	b->intermediate_stride = cpu_pad((size_t)s->intermediate);
 	b->vocab_stride = cpu_pad((size_t)s->vocab);
 }
@@ -123,8 +124,8 @@ static int arena_open(struct cpu_arena *arena, uint64_t bytes, const char *what,
 		return 0;
 	void *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (data == MAP_FAILED)
-		return error_run(err, "no memory for %.1f MiB of %s: use more ranks, or a smaller --context",
-				 (double)bytes / (1 << 20), what);
+		return error_run(err, "no memory for %.1f MiB of %s: use more ranks, or a smaller "
+				 "--context", (double)bytes / (1 << 20), what);
 	madvise(data, bytes, MADV_HUGEPAGE); /* a wish: no harm where it fails */
 	arena->data = data;
 	return 0;
@@ -181,7 +182,7 @@ static void fill_rotations(struct cpu_backend *b)
 static void fill_items(struct cpu_backend *b)
 {
 	const struct step *step = &b->step;
-	b->item_count = 0;
+	b->item_count = b->attend_work = 0;
 	for (int32_t q = 0; q < step->sequences; q++) {
 		int32_t tokens = step->first_token[q + 1] - step->first_token[q];
 		for (int32_t h = 0; h < b->shape->kv_heads; h++) {
@@ -191,6 +192,9 @@ static void fill_items(struct cpu_backend *b)
 		}
 		for (int32_t t = step->first_token[q]; t < step->first_token[q + 1]; t++)
 			b->sequence_of[t] = q;
+		if (tokens) /* as if all saw what the last one sees */
+			b->attend_work += (int64_t)tokens * step->positions[step->first_token[q + 1] - 1] *
+					  b->shape->query_heads * b->shape->head_dim * 2;
 	}
 }
 

@@ -3,17 +3,17 @@
 
 #include "kernels/cpu/cpu.h"
 
-void cpu_run(const struct cpu_backend *b, int64_t items,
-	     void (*work)(void *arg, int64_t item, int thread), void *arg)
+void cpu_run(const struct cpu_backend *b, int64_t items, int64_t work,
+	     void (*run)(void *arg, int64_t item, int thread), void *arg)
 {
-	if (b->options.threads == 1 || items <= 1) {
+	if (b->options.threads == 1 || items <= 1 || work < ALONE) {
 		for (int64_t i = 0; i < items; i++)
-			work(arg, i, 0);
+			run(arg, i, 0);
 		return;
 	}
 #pragma omp parallel for num_threads(b->options.threads) schedule(dynamic, 1)
 	for (int64_t i = 0; i < items; i++)
-		work(arg, i, omp_get_thread_num());
+		run(arg, i, omp_get_thread_num());
 }
 
 /* ---- products: shared out by panels of rows and blocks of tokens ------------------------- */
@@ -84,7 +84,8 @@ void cpu_multiply(const struct cpu_backend *b, const struct cpu_matrix *matrix, 
 		  size_t input_stride, int32_t tokens, float *out, size_t out_stride)
 {
 	struct multiply m = {b, matrix, input, input_stride, tokens, out, out_stride};
-	cpu_run(b, share_count(matrix->rows, tokens), multiply_item, &m);
+	cpu_run(b, share_count(matrix->rows, tokens), (int64_t)matrix->rows * matrix->columns * tokens,
+		multiply_item, &m);
 }
 
 /* ---- norm -------------------------------------------------------------------------------- */
@@ -113,7 +114,7 @@ static void norm_chunk(void *arg, int64_t chunk, int thread)
 void cpu_norm(struct cpu_backend *b, const float *weight, const int32_t *tokens, int32_t count)
 {
 	struct norm n = {b, weight, tokens, count};
-	cpu_run(b, token_chunks(count), norm_chunk, &n);
+	cpu_run(b, token_chunks(count), (int64_t)count * b->shape->hidden, norm_chunk, &n);
 }
 
 /* ---- embed ------------------------------------------------------------------------------- */
@@ -213,7 +214,8 @@ int cpu_qkv(struct backend *base, int32_t layer, struct error *err)
 	cpu_norm(b, h.layer->attention_norm, NULL, b->step.tokens);
 	cpu_multiply(b, &h.layer->qkv, b->normed, b->hidden_stride, b->step.tokens, b->projected,
 		     b->projected_stride);
-	cpu_run(b, token_chunks(b->step.tokens), finish_chunk, &h);
+	cpu_run(b, token_chunks(b->step.tokens), 4ll * b->step.tokens * h.layer->qkv.rows, finish_chunk,
+		&h);
 	return 0;
 }
 
@@ -253,7 +255,7 @@ static int project(struct cpu_backend *b, const struct cpu_matrix *matrix, const
 		memset(b->delta, 0, count * sizeof *b->delta);
 	if (group->sum(group, b->delta, count, err))
 		return -1;
-	cpu_run(b, token_chunks(b->step.tokens), add_chunk, &a);
+	cpu_run(b, token_chunks(b->step.tokens), (int64_t)count, add_chunk, &a);
 	return 0;
 }
 
@@ -296,6 +298,7 @@ int cpu_gate_up(struct backend *base, int32_t layer, struct error *err)
 	struct layer_work h = {b, &b->layers[layer]};
 	(void)err;
 	cpu_norm(b, h.layer->mlp_norm, NULL, b->step.tokens);
-	cpu_run(b, share_count(b->shape->intermediate, b->step.tokens), gate_up_item, &h);
+	cpu_run(b, share_count(b->shape->intermediate, b->step.tokens),
+		2ll * b->shape->intermediate * b->shape->hidden * b->step.tokens, gate_up_item, &h);
 	return 0;
 }

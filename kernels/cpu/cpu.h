@@ -17,6 +17,7 @@ enum {
 	TOKEN_BLOCK = 48, /* for so many tokens: a multiple of every TILE_TOKENS */
 	TOKEN_CHUNK = 8,  /* tokens that a thread takes where there is no matrix */
 	ATTEND_ROWS = 32, /* (token, head) pairs that attend together */
+	ALONE = 100000,	  /* multiplications that one thread does alone: some microseconds */
 };
 
 /* `columns` elements a row, `stride` with the padding. */
@@ -73,7 +74,7 @@ struct cpu_backend {
 	float *cosine, *sine; /* [tokens][head_dim/2] */
 	int32_t *sequence_of; /* [tokens] */
 	struct cpu_attend_item *items;
-	int64_t item_count;
+	int64_t item_count, attend_work;
 	float *scratch; /* [threads][scratch_stride] */
 	size_t scratch_stride;
 };
@@ -94,10 +95,11 @@ static inline struct cpu_backend *cpu_of(struct backend *base)
 	return (struct cpu_backend *)base;
 }
 
-/* Calls work(arg, item, thread) for each item below `items`, in any order, on the backend's
- * threads; on the calling thread alone where there is one item or one thread. */
-void cpu_run(const struct cpu_backend *, int64_t items,
-	     void (*work)(void *arg, int64_t item, int thread), void *arg);
+/* Calls run(arg, item, thread) for each item below `items`, in any order, on the backend's
+ * threads; on the calling thread alone where there is one item or one thread, or where `work`,
+ * about the multiplications of all items, is done before the others would have woken. */
+void cpu_run(const struct cpu_backend *, int64_t items, int64_t work,
+	     void (*run)(void *arg, int64_t item, int thread), void *arg);
 
 /* normed = RMSNorm of the residual of tokens[count], or of the first `count` where NULL. */
 void cpu_norm(struct cpu_backend *, const float *weight, const int32_t *tokens, int32_t count);

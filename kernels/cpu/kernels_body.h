@@ -81,7 +81,8 @@ static INLINE void product_tile(enum dtype dtype, int rows, int tokens, const st
 			size_t at = first + r * p->weight_stride + k;
 			vec weight = load(p->weight, at, dtype);
 			if (token == 0) /* short rows give the processor's own prefetcher no time */
-				__builtin_prefetch((const char *)p->weight + (at + ahead) * dtype_bytes(dtype));
+				__builtin_prefetch((const char *)p->weight +
+						   (at + ahead) * dtype_bytes(dtype));
 			UNROLL for (int t = 0; t < tokens; t++)
 				sum[r][t] += weight * x[t];
 		}
@@ -219,15 +220,13 @@ static float softmax_step(float *scores, int from, int to, float scale, float *m
 		store(scores + i, score);
 	}
 	float new_max = max_lanes(largest);
-	/* Scores of nothing but -infinity would make -infinity - -infinity. */
-	float base = new_max == -INFINITY ? 0 : new_max;
 	vec total = splat(0);
 	for (int i = 0; i < STRIP; i += LANES) {
-		vec p = exp_lanes(load(scores, i, DTYPE_F32) - base);
+		vec p = exp_lanes(load(scores, i, DTYPE_F32) - new_max);
 		total += p;
 		store(scores + i, p);
 	}
-	float correction = *max == new_max ? 1.0f : exp_lanes(splat(*max - base))[0];
+	float correction = *max == new_max ? 1.0f : exp_lanes(splat(*max - new_max))[0];
 	*max = new_max;
 	*sum = *sum * correction + sum_lanes(total);
 	return correction;

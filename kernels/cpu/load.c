@@ -62,7 +62,8 @@ static struct place model_place(const struct cpu_backend *b, enum backend_tensor
 }
 
 /* rows is 0 where this model has no such tensor. */
-static struct place find_place(const struct cpu_backend *b, enum backend_tensor tensor, int32_t layer)
+static struct place find_place(const struct cpu_backend *b, enum backend_tensor tensor,
+			       int32_t layer)
 {
 	const struct backend_shape *s = b->shape;
 	if (layer == -1)
@@ -83,7 +84,8 @@ static struct place find_place(const struct cpu_backend *b, enum backend_tensor 
 	case TENSOR_VALUE:
 		return matrix_place(b, &l->qkv, query_rows + kv_rows, kv_rows, first_kv);
 	case TENSOR_OUTPUT:
-		return column_place(b, &l->output, first_query, (int64_t)s->total_query_heads * s->head_dim);
+		return column_place(b, &l->output, first_query,
+				    (int64_t)s->total_query_heads * s->head_dim);
 	case TENSOR_MLP_NORM:
 		return vector_place(l->mlp_norm, s->hidden);
 	case TENSOR_GATE:
@@ -132,7 +134,8 @@ int cpu_load(struct backend *base, const struct tensor_part *part, struct error 
 	size_t size = dtype_bytes(p.dtype);
 	char *target = p.data + (size_t)part->row * p.stride + (size_t)part->column * size;
 	for (int32_t r = 0; r < part->rows; r++)
-		memcpy(target + (size_t)r * p.stride, (const char *)part->data + (size_t)r * part->row_stride,
+		memcpy(target + (size_t)r * p.stride,
+		       (const char *)part->data + (size_t)r * part->row_stride,
 		       (size_t)part->columns * size);
 	return 0;
 }
@@ -181,7 +184,7 @@ int cpu_load_random(struct backend *base, uint64_t seed, struct error *err)
 			f.stream = random_weight_stream(seed, tensor, layer);
 			f.scale = tensor >= TENSOR_QUERY_BIAS ? RANDOM_BIAS_SCALE
 							      : random_weight_scale(f.place.total_columns);
-			cpu_run(b, f.place.rows, fill_row, &f);
+			cpu_run(b, f.place.rows, (int64_t)f.place.rows * f.place.columns, fill_row, &f);
 		}
 	}
 	return 0;

@@ -102,7 +102,8 @@ int cpu_candidates(struct backend *base, const struct logit_request *requests,
 {
 	struct answer a = {cpu_of(base), requests, results};
 	(void)err;
-	cpu_run(a.backend, a.backend->step.logit_rows, answer_row, &a);
+	cpu_run(a.backend, a.backend->step.logit_rows,
+		4ll * a.backend->step.logit_rows * a.backend->shape->vocab, answer_row, &a);
 	return 0;
 }
 

@@ -109,14 +109,13 @@ static int offer_pair(struct encoder *encoder, int32_t at, struct error *err)
 {
 	if (at < 0 || encoder->symbols[at].next < 0)
 		return 0;
-	int32_t left = encoder->symbols[at].id;
-	int32_t right = encoder->symbols[encoder->symbols[at].next].id;
-	const struct merge *merge = merge_table_find(&encoder->tokenizer->merges, left, right);
+	const struct merge *merge =
+		merge_table_find(&encoder->tokenizer->merges, encoder->symbols[at].id,
+				 encoder->symbols[encoder->symbols[at].next].id);
 	if (!merge)
 		return 0;
-	struct candidate candidate = {(uint64_t)merge->rank << 32 | (uint32_t)at, left, right,
-				      merge->merged};
-	return heap_push(encoder, candidate, err);
+	uint64_t key = (uint64_t)merge->rank << 32 | (uint32_t)at;
+	return heap_push(encoder, (struct candidate){key, merge}, err);
 }
 
 static int merge_symbols(struct encoder *encoder, size_t count, struct error *err)
@@ -130,9 +129,10 @@ static int merge_symbols(struct encoder *encoder, size_t count, struct error *er
 		struct candidate top = heap_pop(encoder);
 		int32_t at = (int32_t)(uint32_t)top.key, next = symbols[at].next;
 		/* A candidate is stale when either side has merged meanwhile. */
-		if (symbols[at].id != top.left || next < 0 || symbols[next].id != top.right)
+		if (symbols[at].id != top.merge->left || next < 0 ||
+		    symbols[next].id != top.merge->right)
 			continue;
-		symbols[at].id = top.merged;
+		symbols[at].id = top.merge->merged;
 		symbols[at].next = symbols[next].next;
 		symbols[next].id = -1;
 		if (symbols[at].next >= 0)

@@ -12,7 +12,8 @@ static int append_replaced(const struct normalizer *normalizer, struct matcher *
 	int found;
 	while ((found = pattern_next(normalizer->pattern, matcher, text->data, text->length, &match,
 				     err)) > 0) {
-		if (bytes_append(out, text->data + done, match.start - done, err) ||
+		if (tokenizer_check_growth(text->length, out->length, err) ||
+		    bytes_append(out, text->data + done, match.start - done, err) ||
 		    bytes_append(out, normalizer->content.data, normalizer->content.length, err))
 			return -1;
 		done = match.end;
@@ -78,6 +79,56 @@ fail:
 	return result;
 }
 
+/* Hugging Face normalizes by Unicode 9 and takes what later versions added as unassigned. These
+ * are the later characters that have a combining class or a decomposition. */
+static bool is_later_than_9(int32_t code)
+{
+	static const struct {
+		int32_t first, last;
+	} ranges[] = {
+		{0x7fd, 0x7fd}, {0x898, 0x89f}, {0x8ca, 0x8d3}, {0x9fe, 0x9fe}, {0xc3c, 0xc3c},
+		{0xd3b, 0xd3c}, {0xeba, 0xeba}, {0x1715, 0x1715}, {0x1abf, 0x1ace},
+		{0x1df6, 0x1dfa}, {0x32ff, 0x32ff}, {0xa7f2, 0xa7f4}, {0xa82c, 0xa82c},
+		{0xab69, 0xab69}, {0x10781, 0x10785}, {0x10787, 0x107b0}, {0x107b2, 0x107ba},
+		{0x10d24, 0x10d27}, {0x10eab, 0x10eac}, {0x10efd, 0x10eff}, {0x10f46, 0x10f50},
+		{0x10f82, 0x10f85}, {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e},
+		{0x11839, 0x1183a}, {0x11938, 0x11938}, {0x1193d, 0x1193e}, {0x11943, 0x11943},
+		{0x119e0, 0x119e0}, {0x11a34, 0x11a34}, {0x11a47, 0x11a47}, {0x11a99, 0x11a99},
+		{0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42},
+		{0x16ff0, 0x16ff1}, {0x1e030, 0x1e06d}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136},
+		{0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef}, {0x1f16c, 0x1f16c},
+		{0x1fbf0, 0x1fbf9},
+	};
+	size_t low = 0, high = sizeof ranges / sizeof *ranges;
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		if (ranges[middle].last < code)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < sizeof ranges / sizeof *ranges && ranges[low].first <= code;
+}
+
+/* Appends the normal form of decomposed characters, and forgets them. */
+static int flush_points(struct code_points *points, int options, struct bytes *out,
+			struct error *err)
+{
+	if (!points->count)
+		return 0;
+	if (order_marks(points, err))
+		return -1;
+	utf8proc_ssize_t count = utf8proc_normalize_utf32(
+		points->data, (utf8proc_ssize_t)points->count, (utf8proc_option_t)options);
+	if (count < 0)
+		return error_run(err, "Unicode normalization fails: %s", utf8proc_errmsg(count));
+	for (size_t i = 0; i < (size_t)count; i++)
+		if (bytes_append_char(out, points->data[i], err))
+			return -1;
+	points->count = 0;
+	return 0;
+}
+
 static int append_unicode(const struct normalizer *normalizer, const struct bytes *text,
 			  struct bytes *out, struct error *err)
 {
@@ -92,21 +143,14 @@ static int append_unicode(const struct normalizer *normalizer, const struct byte
 		return bytes_append(out, text->data, text->length, err);
 	if (array_reserve(&points.data, &points.capacity, text->length, sizeof *points.data, err))
 		goto fail;
-	for (size_t at = 0, width; at < text->length; at += width)
-		if (append_decomposed(&points, utf8_decode(text->data + at, &width), options, err))
+	for (size_t at = 0, width; at < text->length; at += width) {
+		int32_t code = utf8_decode(text->data + at, &width);
+		if (is_later_than_9(code) ? flush_points(&points, options, out, err) ||
+						    bytes_append_char(out, code, err)
+					  : append_decomposed(&points, code, options, err))
 			goto fail;
-	if (order_marks(&points, err))
-		goto fail;
-	utf8proc_ssize_t count = utf8proc_normalize_utf32(points.data, (utf8proc_ssize_t)points.count,
-							  (utf8proc_option_t)options);
-	if (count < 0) {
-		error_run(err, "Unicode normalization fails: %s", utf8proc_errmsg(count));
-		goto fail;
 	}
-	for (size_t i = 0; i < (size_t)count; i++)
-		if (bytes_append_char(out, points.data[i], err))
-			goto fail;
-	result = 0;
+	result = flush_points(&points, options, out, err);
 fail:
 	free(points.data);
 	return result;
@@ -168,8 +212,10 @@ static int append_collapsed(const struct bytes *text, struct bytes *out, struct 
 int normalizer_run(const struct normalizer *normalizer, struct matcher *matcher, struct bytes *text,
 		   struct bytes *spare, struct error *err)
 {
-	int result = 0;
 	spare->length = 0;
+	int result = bytes_append(spare, "", 0, err); /* empty text is no NULL */
+	if (result)
+		return -1;
 	switch (normalizer->kind) {
 	case NORMALIZE_PREPEND:
 		if (text->length)

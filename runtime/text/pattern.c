@@ -11,13 +11,19 @@
 #include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "runtime/text/tokenizer_internal.h"
 
 #define PATTERN_MAX_LENGTH 16384
 #define MATCH_LIMIT 10000000 /* of one search: well below a second, well above honest use */
 #define MATCH_HEAP_KIB 65536
-#define JIT_STACK_BYTES ((size_t)16 << 20)
+#define JIT_STACK_BYTES ((size_t)64 << 20)
+/* A pattern may take time quadratic in the text without hitting a limit of PCRE2. Searches
+ * advance by few characters, so that the clock can be watched in between. */
+#define SEARCH_STRIDE 256
+#define SECONDS_FOR_ANY 10.0
+#define SECONDS_PER_BYTE 1e-5 /* honest patterns take a hundredth of that */
 
 /* White_Space, and what is not; \x{180e} is space to PCRE2 alone. */
 #define SPACE "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
@@ -42,6 +48,8 @@ struct matcher {
 	pcre2_match_data *data;
 	pcre2_match_context *context;
 	pcre2_jit_stack *stack;
+	double deadline; /* in this thread's own time, which other processes don't take from */
+	unsigned int searches;
 };
 
 /* Where the translation of a pattern stands. */
@@ -240,8 +248,8 @@ static int pattern_compile(struct pattern **out, const char *regex, size_t lengt
 	}
 	pcre2_set_newline(context, PCRE2_NEWLINE_LF);
 	pcre2_set_max_pattern_length(context, 8 * PATTERN_MAX_LENGTH);
-	pattern->code = pcre2_compile((PCRE2_SPTR)regex, length, PCRE2_UTF | options, &code, &at,
-				      context);
+	pattern->code = pcre2_compile((PCRE2_SPTR)regex, length,
+				      PCRE2_UTF | PCRE2_USE_OFFSET_LIMIT | options, &code, &at, context);
 	if (!pattern->code) {
 		PCRE2_UCHAR text[200];
 		pcre2_get_error_message(code, text, sizeof text);
@@ -298,7 +306,14 @@ void pattern_close(struct pattern *pattern)
 	free(pattern);
 }
 
-int matcher_open(struct matcher **out, struct error *err)
+static double thread_seconds(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+int matcher_open(struct matcher **out, size_t length, struct error *err)
 {
 	struct matcher *matcher = calloc(1, sizeof *matcher);
 	if (matcher) {
@@ -313,6 +328,7 @@ int matcher_open(struct matcher **out, struct error *err)
 	pcre2_set_match_limit(matcher->context, MATCH_LIMIT);
 	pcre2_set_heap_limit(matcher->context, MATCH_HEAP_KIB);
 	pcre2_jit_stack_assign(matcher->context, NULL, matcher->stack);
+	matcher->deadline = thread_seconds() + SECONDS_FOR_ANY + SECONDS_PER_BYTE * (double)length;
 	*out = matcher;
 	return 0;
 }
@@ -327,24 +343,40 @@ void matcher_close(struct matcher *matcher)
 	free(matcher);
 }
 
+/* One search for a match that starts at `from` or a little behind. */
+static int search(const struct pattern *pattern, struct matcher *matcher, const char *text,
+		  size_t length, size_t from, struct error *err)
+{
+	PCRE2_UCHAR reason[200];
+	if (++matcher->searches % 32 == 0 && thread_seconds() > matcher->deadline)
+		return error_run(err, "%s: a pattern takes too long on this text", pattern->name);
+	/* The text was checked to be UTF-8 once; checking it for each match would take
+	 * quadratic time. */
+	pcre2_set_offset_limit(matcher->context, from + SEARCH_STRIDE);
+	int code = pcre2_match(pattern->code, (PCRE2_SPTR)text, length, from, PCRE2_NO_UTF_CHECK,
+			       matcher->data, matcher->context);
+	if (code >= 0 || code == PCRE2_ERROR_NOMATCH)
+		return code >= 0;
+	pcre2_get_error_message(code, reason, sizeof reason);
+	return error_run(err, "%s: a pattern fails on this text: %s", pattern->name, (char *)reason);
+}
+
 int pattern_next(const struct pattern *pattern, struct matcher *matcher, const char *text,
 		 size_t length, struct match *match, struct error *err)
 {
 	while (length && match->from <= length) {
-		/* The text was checked to be UTF-8 once; checking it for each match would take
-		 * quadratic time. */
-		int code = pcre2_match(pattern->code, (PCRE2_SPTR)text, length, match->from,
-				       PCRE2_NO_UTF_CHECK, matcher->data, matcher->context);
-		if (code == PCRE2_ERROR_NOMATCH)
-			return 0;
-		if (code < 0) {
-			PCRE2_UCHAR reason[200];
-			pcre2_get_error_message(code, reason, sizeof reason);
-			return error_run(err, "%s: a pattern fails on this text: %s", pattern->name,
-					 (char *)reason);
+		int found = search(pattern, matcher, text, length, match->from, err);
+		if (found < 0)
+			return -1;
+		if (!found) {
+			match->from += SEARCH_STRIDE + 1;
+			while (match->from < length &&
+			       ((unsigned char)text[match->from] & 0xc0) == 0x80)
+				match->from++;
+			continue;
 		}
-		const PCRE2_SIZE *found = pcre2_get_ovector_pointer(matcher->data);
-		size_t start = found[0], end = found[1];
+		const PCRE2_SIZE *place = pcre2_get_ovector_pointer(matcher->data);
+		size_t start = place[0], end = place[1];
 		if (start < match->from || end < start || end > length)
 			return error_run(err, "%s: a pattern matches backwards", pattern->name);
 		if (start == end && match->any && match->end == end) {

@@ -118,5 +118,7 @@ int split_run(struct encoder *encoder, size_t number, const char *text, size_t l
 				return -1;
 		break;
 	}
+	if (tokenizer_check_growth(encoder->length, out->length, err))
+		return -1;
 	return split_run(encoder, number + 1, out->data, out->length, at_start, err);
 }

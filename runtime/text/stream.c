@@ -13,6 +13,7 @@
 #include "runtime/text/tokenizer_internal.h"
 
 #define REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
+#define MAX_REPLACED (1 << 20)
 
 struct decoder_state {
 	struct bytes scratch; /* what a decoder has rewritten */
@@ -53,6 +54,10 @@ static int decode_replace(struct token_stream *stream, size_t number, const char
 	}
 	if (bytes_append(&state->scratch, text + done, length - done, err))
 		return -1;
+	/* Decoders that each double a token would fill any memory. */
+	if (state->scratch.length > length && state->scratch.length > MAX_REPLACED)
+		return error_run(err, "the tokenizer's decoders blow a token up to more than %d bytes",
+				 MAX_REPLACED);
 	return pass_on(stream, number + 1, state->scratch.data, state->scratch.length, err);
 }
 

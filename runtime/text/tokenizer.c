@@ -206,11 +206,21 @@ int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *token)
 	return id < tokenizer->vocab_size ? id : -1;
 }
 
+int tokenizer_check_growth(size_t before, size_t after, struct error *err)
+{
+	if (after / 64 <= before + 1024)
+		return 0;
+	return error_run(err, "the tokenizer's own rules blow a text of %zu bytes up to more than %zu",
+			 before, after);
+}
+
 int tokenizer_normalize(const struct tokenizer *tokenizer, struct matcher *matcher,
 			struct bytes *text, struct bytes *spare, struct error *err)
 {
+	size_t before = text->length;
 	for (size_t i = 0; i < tokenizer->normalizer_count; i++)
-		if (normalizer_run(&tokenizer->normalizers[i], matcher, text, spare, err))
+		if (normalizer_run(&tokenizer->normalizers[i], matcher, text, spare, err) ||
+		    tokenizer_check_growth(before, text->length, err))
 			return -1;
 	return 0;
 }
@@ -286,7 +296,7 @@ static void encoder_free(struct encoder *encoder)
 int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t length, bool special,
 		     int32_t **ids, size_t *count, struct error *err)
 {
-	struct encoder encoder = {.tokenizer = tokenizer};
+	struct encoder encoder = {.tokenizer = tokenizer, .length = length};
 	int result = -1;
 	size_t valid = utf8_check(text, length);
 	if (valid < length)
@@ -295,7 +305,7 @@ int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t
 	if (length > INT32_MAX)
 		return error_usage(err, "a text of %zu bytes is too long to tokenize", length);
 	/* Room for one id at least, so that an empty list is no NULL. */
-	if (matcher_open(&encoder.matcher, err) ||
+	if (matcher_open(&encoder.matcher, length, err) ||
 	    array_reserve(&encoder.ids.data, &encoder.ids.capacity, 1, sizeof **ids, err) ||
 	    (special && append_all(&encoder.ids, &tokenizer->before, err)) ||
 	    encode_text(&encoder, text, length, err) ||

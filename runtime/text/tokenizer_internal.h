@@ -121,9 +121,10 @@ int pattern_open_literal(struct pattern **out, const char *text, size_t length, 
 			 struct error *err);
 void pattern_close(struct pattern *);
 
-/* What a search needs and a pattern, being shared, can't hold. */
+/* What a search needs and a pattern, being shared, can't hold; among it the time that patterns
+ * may take, which grows with the `length` of the text. */
 struct matcher;
-int matcher_open(struct matcher **out, struct error *err);
+int matcher_open(struct matcher **out, size_t length, struct error *err);
 void matcher_close(struct matcher *);
 
 /* A walk over all matches as Hugging Face does it, who finds none in an empty text: begin with
@@ -216,7 +217,7 @@ struct symbol {
 };
 struct candidate {
 	uint64_t key; /* rank, then place: the smallest is merged first */
-	int32_t left, right, merged;
+	const struct merge *merge;
 };
 struct piece {
 	size_t start, end;
@@ -226,6 +227,7 @@ struct piece {
 /* The working memory of one call of tokenizer_encode. */
 struct encoder {
 	const struct tokenizer *tokenizer;
+	size_t length; /* of the whole input */
 	struct id_list ids;
 	struct matcher *matcher;
 	struct bytes text, spare;
@@ -294,6 +296,9 @@ struct split *tokenizer_add_split(struct tokenizer *, enum split_kind, const cha
 				  struct error *err);
 struct decoder *tokenizer_add_decoder(struct tokenizer *, enum decoder_kind, const char *name,
 				      struct error *err);
+/* Sixty-four steps that each double a text would fill any memory: an error where it has grown
+ * far beyond what an honest file does (NFKD, at most eleven times). */
+int tokenizer_check_growth(size_t before, size_t after, struct error *err);
 /* Runs all normalizers; as normalizer_run. */
 int tokenizer_normalize(const struct tokenizer *, struct matcher *, struct bytes *text,
 			struct bytes *spare, struct error *err);

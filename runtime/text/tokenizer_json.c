@@ -204,7 +204,7 @@ static int read_added_tokens(struct tokenizer *tokenizer, const json_t *added, c
 	int result = -1;
 	if (added && !json_is_array(added))
 		return error_run(err, "%s: added_tokens must be an array", name);
-	if (matcher_open(&matcher, err))
+	if (matcher_open(&matcher, 0, err))
 		return -1;
 	json_array_foreach(added, i, entry)
 		if (read_added_token(tokenizer, matcher, entry, name, err))
