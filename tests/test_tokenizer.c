@@ -298,7 +298,8 @@ static void check_folder(const char *folder, const char *text, const int32_t *ex
 static void folders_and_configuration(void)
 {
 	char folder[] = "/tmp/tprun-tokenizer-XXXXXX", path[600];
-	static const char no[] = "{\"add_bos_token\": false, \"model_max_length\": 1000000000000000019884624838656}";
+	static const char no[] = "{\"add_bos_token\": false, \"model_max_length\": "
+				 "1000000000000000019884624838656}";
 	static const char both[] =
 		"{\"add_eos_token\": true, \"eos_token\": {\"content\": \"</s>\"}, \"bos_token\": \"<s>\"}";
 	static const char bad[] = "{\"add_eos_token\": true, \"eos_token\": \"nonesuch\"}";

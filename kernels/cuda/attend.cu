@@ -19,7 +19,7 @@ enum { WARPS = 4, THREADS = 32 * WARPS };
 struct attend_parameters {
 	const float *query;	/* [tokens][query_heads][head_stride] */
 	const void *keys, *values;
-	void *attention;
+	struct cuda_rows attention;
 	const int32_t *single, *positions, *sequence_of, *table;
 	const struct head_group *groups;
 	float *split_sum;
@@ -198,8 +198,9 @@ __global__ void __launch_bounds__(THREADS) attend_kernel(const __grid_constant__
 		}
 		if (splits == 1) {
 			if (d < p.head_dim)
-				((W *)p.attention)[(size_t)token * p.attention_stride +
-						   (first + g) * p.head_dim + d] = from_float<W>(value / sum);
+				store_as<W>(p.attention.data,
+					    (size_t)token * p.attention_stride + (first + g) * p.head_dim + d,
+					    value / sum, p.attention.wide);
 			continue;
 		}
 		size_t place = ((size_t)unit * splits + blockIdx.y) * ATTEND_HEADS + g;
@@ -236,8 +237,9 @@ __global__ void __launch_bounds__(THREADS) attend_kernel(const __grid_constant__
 			sum += scale.y * factor;
 			value += __ldcg(&p.split_sum[from_part * p.head_stride + d]) * factor;
 		}
-		((W *)p.attention)[(size_t)token * p.attention_stride + (first + g) * p.head_dim + d] =
-			from_float<W>(value / sum);
+		store_as<W>(p.attention.data,
+			    (size_t)token * p.attention_stride + (first + g) * p.head_dim + d, value / sum,
+			    p.attention.wide);
 	}
 }
 
@@ -263,7 +265,7 @@ int attend_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	p.query = at<float>(b, l->query);
 	p.keys = cache_keys(b, layer);
 	p.values = cache_values(b, layer);
-	p.attention = at<void>(b, l->attention);
+	p.attention = b->step.attention;
 	p.single = b->step.single;
 	p.positions = b->step.positions;
 	p.sequence_of = b->step.sequence_of;

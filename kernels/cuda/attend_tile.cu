@@ -18,7 +18,7 @@ enum { WARPS = 4, THREADS = 32 * WARPS, KEYS = 64, SKEW = 8 };
 struct tile_parameters {
 	const float *query;	/* [tokens][query_heads][head_stride] */
 	const void *keys, *values;
-	void *attention;
+	struct cuda_rows attention;
 	const struct attend_tile *tiles;
 	const int32_t *positions, *table;
 	const struct head_group *groups;
@@ -250,13 +250,18 @@ __global__ void __launch_bounds__(THREADS) attend_tile_kernel(const __grid_const
 		if (token >= tile.count)
 			continue;
 		float inverse = 1.0f / sum[h];
-		W *to = (W *)p.attention + (size_t)(tile.first + token) * p.attention_stride +
-			head * p.head_dim;
+		size_t to = (size_t)(tile.first + token) * p.attention_stride + head * p.head_dim + column;
 #pragma unroll
-		for (int n = 0; n < D / 8; n++)
-			if (n * 8 + column < p.head_dim)
-				*(uint32_t *)&to[n * 8 + column] =
-					pack_pair(out[n][2 * h] * inverse, out[n][2 * h + 1] * inverse, W());
+		for (int n = 0; n < D / 8; n++) {
+			float2 pair = make_float2(out[n][2 * h] * inverse, out[n][2 * h + 1] * inverse);
+			if (n * 8 + column >= p.head_dim)
+				continue;
+			if (p.attention.wide)
+				*(float2 *)((float *)p.attention.data + to + n * 8) = pair;
+			else
+				*(uint32_t *)((W *)p.attention.data + to + n * 8) =
+					pack_pair(pair.x, pair.y, W());
+		}
 	}
 }
 
@@ -307,7 +312,7 @@ int attend_tile_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	p.query = at<float>(b, l->query);
 	p.keys = cache_keys(b, layer);
 	p.values = cache_values(b, layer);
-	p.attention = at<void>(b, l->attention);
+	p.attention = b->step.attention;
 	p.tiles = b->step.tiles;
 	p.positions = b->step.positions;
 	p.table = b->step.table;

@@ -24,7 +24,7 @@ bool cublas_ok(const struct cuda_backend *b, struct error *err, cublasStatus_t s
 {
 	if (status == CUBLAS_STATUS_SUCCESS)
 		return true;
-	error_run(err, "%s: %s: %s", b->label, what, cublasGetStatusString(status));
+	error_run(err, "%s: %s: %s", b->label, what, b->blas.status_string(status));
 	return false;
 }
 
@@ -68,10 +68,12 @@ static int open_device(struct cuda_backend *b, struct error *err)
 		return -1;
 	snprintf(b->label, sizeof b->label, "GPU %d (%.40s, %s)", device, properties.name, address);
 	b->multiprocessors = properties.multiProcessorCount;
+	memcpy(b->uuid, &properties.uuid, sizeof b->uuid);
 	if (!cuda_ok(b, err, cudaFuncGetAttributes(&attributes, blocks_probe()), "looking for this GPU's kernels") ||
 	    !cuda_ok(b, err, cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "cudaStreamCreate"))
 		return -1;
-	/* The kernels know how to wait for one another only where they were built for sm_90. */
+	/* The kernels know how to wait for one another only where they were built for sm_90.
+	 * TPRUN_CUDA_OVERLAP=0 turns the overlap off, to measure what it brings. */
 	const char *wanted = getenv("TPRUN_CUDA_OVERLAP");
 	b->programmatic = attributes.ptxVersion >= 90 && !(wanted && !strcmp(wanted, "0"));
 	return 0;
@@ -82,11 +84,12 @@ static int open_cublas(struct cuda_backend *b, struct error *err)
 	/* The stream first: setting it forgets the workspace. Sums of parts of a product stay in
 	 * float32. */
 	cublasMath_t mode = (cublasMath_t)(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
-	if (!cublas_ok(b, err, cublasCreate(&b->cublas), "cublasCreate") ||
-	    !cublas_ok(b, err, cublasSetStream(b->cublas, b->stream), "cublasSetStream") ||
-	    !cublas_ok(b, err, cublasSetWorkspace(b->cublas, at<void>(b, b->layout.cublas), CUBLAS_WORKSPACE),
-		       "cublasSetWorkspace") ||
-	    !cublas_ok(b, err, cublasSetMathMode(b->cublas, mode), "cublasSetMathMode"))
+	if (cublas_load(&b->blas, err) ||
+	    !cublas_ok(b, err, b->blas.create(&b->cublas), "cublasCreate") ||
+	    !cublas_ok(b, err, b->blas.set_stream(b->cublas, b->stream), "cublasSetStream") ||
+	    !cublas_ok(b, err, b->blas.set_workspace(b->cublas, at<void>(b, b->layout.cublas),
+						     CUBLAS_WORKSPACE), "cublasSetWorkspace") ||
+	    !cublas_ok(b, err, b->blas.set_math_mode(b->cublas, mode), "cublasSetMathMode"))
 		return -1;
 	return 0;
 }
@@ -107,7 +110,7 @@ static int open_memory(struct cuda_backend *b, struct error *err)
 	    pin(b, (void **)&b->staging[0], LOAD_STAGING, "cudaMallocHost for loading", err) ||
 	    pin(b, (void **)&b->staging[1], LOAD_STAGING, "cudaMallocHost for loading", err))
 		return -1;
-	cudaEvent_t *events[] = {&b->staged[0], &b->staged[1], &b->step_copied, &b->request_copied};
+	cudaEvent_t *events[] = {&b->staged[0], &b->staged[1], &b->step_copied, &b->requests_read};
 	for (size_t i = 0; i < sizeof events / sizeof *events; i++)
 		if (!cuda_ok(b, err, cudaEventCreateWithFlags(events[i], cudaEventDisableTiming),
 			     "cudaEventCreate"))
@@ -137,8 +140,8 @@ static void backend_close(struct backend *base)
 	step_close(b); /* graphs go before the communicator */
 	reduce_close(b);
 	if (b->cublas)
-		cublasDestroy(b->cublas);
-	cudaEvent_t events[] = {b->staged[0], b->staged[1], b->step_copied, b->request_copied};
+		b->blas.destroy(b->cublas);
+	cudaEvent_t events[] = {b->staged[0], b->staged[1], b->step_copied, b->requests_read};
 	for (size_t i = 0; i < sizeof events / sizeof *events; i++)
 		if (events[i])
 			cudaEventDestroy(events[i]);
@@ -191,10 +194,11 @@ static struct view view_of(struct cuda_backend *b, enum backend_buffer buffer)
 		return {b->workspace + l->query, tokens * s->query_heads, s->head_dim, l->head_stride,
 			DTYPE_F32};
 	case BUFFER_ATTENTION:
-		return {b->workspace + l->attention, tokens, s->query_heads * s->head_dim,
-			l->attention_stride, s->dtype};
+		return {(unsigned char *)b->step.attention.data, tokens, s->query_heads * s->head_dim,
+			l->attention_stride, b->step.attention.wide ? DTYPE_F32 : s->dtype};
 	case BUFFER_ACTIVATION:
-		return {b->workspace + l->activation, tokens, s->intermediate, l->activation_stride, s->dtype};
+		return {(unsigned char *)b->step.activation.data, tokens, s->intermediate,
+			l->activation_stride, b->step.activation.wide ? DTYPE_F32 : s->dtype};
 	default:
 		return {b->workspace + l->logits, b->step.logit_rows, s->vocab, l->logit_stride, DTYPE_F32};
 	}
@@ -276,7 +280,7 @@ int cuda_backend_open(struct backend **out, const struct backend_options *option
 	if (b) {
 		b->base.ops = &cuda_ops;
 		b->options = *options;
-		cuda_layout_plan(&b->layout, options);
+		cuda_layout_plan(&b->layout, options, reduce_wanted(options->group));
 		result = check_options(options, err) || open_device(b, err) || open_memory(b, err) ||
 			 open_cublas(b, err) || gemv_prepare(b, err) || attend_tile_prepare(b, err) ? -1 : 0;
 	} else

@@ -26,10 +26,10 @@ static int product(struct cuda_backend *b, const void *weights, int rows, int co
 
 	b->plain_next = true;
 	return cublas_ok(b, err,
-			 cublasGemmEx(b->cublas, CUBLAS_OP_T, CUBLAS_OP_N, rows, tokens, columns, &one, weights,
-				      type, columns, input, type, columns, &beta, out,
-				      out_float ? CUDA_R_32F : type, out_stride, CUBLAS_COMPUTE_32F,
-				      CUBLAS_GEMM_DEFAULT),
+			 b->blas.gemm_ex(b->cublas, CUBLAS_OP_T, CUBLAS_OP_N, rows, tokens, columns, &one,
+					 weights, type, columns, input, type, columns, &beta, out,
+					 out_float ? CUDA_R_32F : type, out_stride, CUBLAS_COMPUTE_32F,
+					 CUBLAS_GEMM_DEFAULT),
 			 "cublasGemmEx") ? 0 : -1;
 }
 
@@ -57,9 +57,9 @@ int block_embed(struct backend *base, struct error *err)
 	if (rope_table_launch(b, err))
 		return -1;
 	if (b->reduce == REDUCE_NONE)
-		return embed_launch(b, at<float>(b, b->layout.residual), true, err);
+		return embed_launch(b, at<float>(b, b->layout.residual), true, false, err);
 	void *buffer = reduce_buffer(b, &is_float);
-	if (embed_launch(b, buffer, is_float, err) || reduce_sum(b, err))
+	if (embed_launch(b, buffer, is_float, true, err) || reduce_sum(b, err))
 		return -1;
 	return residual_launch(b, buffer, is_float, false, NULL, err);
 }
@@ -109,8 +109,9 @@ int block_attend(struct backend *base, int32_t layer, struct error *err)
 	return attend_tile_launch(b, layer, err) || attend_launch(b, layer, err) ? -1 : 0;
 }
 
-/* residual += all-reduce(weights · input) + bias. columns: 0 where this rank has no part. */
-static int project(struct cuda_backend *b, const void *weights, const void *input, int columns,
+/* residual += all-reduce(weights · input) + bias. columns: 0 where this rank has no part. The
+ * input is wide exactly where gemv_wide says so. */
+static int project(struct cuda_backend *b, const void *weights, struct cuda_rows input, int columns,
 		   const float *bias, struct error *err)
 {
 	int hidden = b->options.shape.hidden, stride = b->layout.hidden_stride, tokens = b->step.tokens;
@@ -126,15 +127,16 @@ static int project(struct cuda_backend *b, const void *weights, const void *inpu
 		g.rows = hidden;
 		g.columns = columns;
 		g.tokens = tokens;
-		g.input = input;
+		g.input = input.data;
 		g.output = alone ? OUTPUT_ADD : is_float ? OUTPUT_FLOAT : OUTPUT_DTYPE;
 		g.target = out;
 		g.target_stride = stride;
 		g.bias = alone ? bias : NULL;
+		g.publish = !alone;
 		if (gemv_launch(b, &g, err))
 			return -1;
 		bias = alone ? NULL : bias;
-	} else if (product(b, weights, hidden, columns, input, tokens, out, is_float, stride, alone, err))
+	} else if (product(b, weights, hidden, columns, input.data, tokens, out, is_float, stride, alone, err))
 		return -1;
 	if (alone)
 		return bias ? residual_launch(b, NULL, true, true, bias, err) : 0;
@@ -148,7 +150,7 @@ int block_project_attention(struct backend *base, int32_t layer, struct error *e
 	struct cuda_backend *b = cuda_of(base);
 	const struct cuda_layout *l = &b->layout;
 	b->blocks_called++;
-	return project(b, layer_at<void>(b, layer, l->output), at<void>(b, l->attention), l->attention_stride,
+	return project(b, layer_at<void>(b, layer, l->output), b->step.attention, l->attention_stride,
 		       b->has_output_bias ? layer_at<float>(b, layer, l->output_bias) : NULL, err);
 }
 
@@ -173,7 +175,8 @@ int block_gate_up(struct backend *base, int32_t layer, struct error *err)
 	}
 	struct gemv g = normed_gemv(b, weights, rows, norm);
 	g.output = OUTPUT_GATE_UP;
-	g.target = at<void>(b, l->activation);
+	g.target = b->step.activation.data;
+	g.target_wide = b->step.activation.wide;
 	g.target_stride = l->activation_stride;
 	g.bias = b->has_gate_up_bias ? layer_at<float>(b, layer, l->gate_up_bias) : NULL;
 	return gemv_launch(b, &g, err);
@@ -184,7 +187,7 @@ int block_project_mlp(struct backend *base, int32_t layer, struct error *err)
 	struct cuda_backend *b = cuda_of(base);
 	const struct cuda_layout *l = &b->layout;
 	b->blocks_called++;
-	return project(b, layer_at<void>(b, layer, l->down), at<void>(b, l->activation), l->activation_stride,
+	return project(b, layer_at<void>(b, layer, l->down), b->step.activation, l->activation_stride,
 		       b->has_down_bias ? layer_at<float>(b, layer, l->down_bias) : NULL, err);
 }
 

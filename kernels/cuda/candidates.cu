@@ -5,6 +5,9 @@
  * of its id below, so that sorting keys downwards sorts by logit and then by lower id. Blocks
  * sort a chunk of a row each and keep its best; one block a row then merges. Bitonic sorts
  * (Batcher 1968): no step depends on the data, so neither does the time.
+ *
+ * Between the steps of a decode every microsecond counts: the kernels read the requests of a few
+ * rows from the host's memory, and write all answers there, without copies before and after.
  */
 #include "kernels/cuda/internal.cuh"
 
@@ -120,8 +123,9 @@ merge_kernel(const float *logits, int stride, int vocab, const struct cuda_reque
 	__shared__ uint64_t keys[CANDIDATE_CHUNK];
 	__shared__ float scratch[2][32];
 	allow_next();
-	wait_for_previous();
 	int row = (int)blockIdx.x, total = chunks * CANDIDATES;
+	int target = requests[row].target; /* there since before the kernel ahead */
+	wait_for_previous();
 	best += (size_t)row * total;
 	sums += (size_t)row * chunks;
 
@@ -149,15 +153,22 @@ merge_kernel(const float *logits, int stride, int vocab, const struct cuda_reque
 		result->logits[threadIdx.x] = key ? logit_of(key) : -INFINITY;
 	}
 	if (threadIdx.x == 0) {
-		int target = requests[row].target;
 		result->log_sum_exp = max + logf(sum);
 		result->count = min((int)CANDIDATES, vocab);
 		result->target_logit = target < 0 ? -INFINITY : logits[(size_t)row * stride + target];
 	}
 }
 
-/* Uploads the requests of all rows and the penalized ids of as many rows from `row` on as fit,
- * and applies those penalties. Returns the next row, or -1. */
+/* Where the kernels find the requests. */
+static const struct cuda_request *requests_of(const struct cuda_backend *b)
+{
+	return b->step.logit_rows <= GEMV_TOKENS ? (const struct cuda_request *)b->request_host
+						 : at<struct cuda_request>(b, b->layout.requests);
+}
+
+/* Packs the requests of all rows and the penalized ids of as many rows from `row` on as fit,
+ * uploads them where the rows are many, and applies those penalties. Returns the next row, or
+ * -1. */
 static int penalize(struct cuda_backend *b, const struct logit_request *requests, int row,
 		    struct error *err)
 {
@@ -168,7 +179,7 @@ static int penalize(struct cuda_backend *b, const struct logit_request *requests
 	size_t before_ids = l->request_bytes - (size_t)l->penalty_ids * 4;
 	int32_t *ids = (int32_t *)(b->request_host + before_ids);
 
-	if (row > 0 && !cuda_ok(b, err, cudaEventSynchronize(b->request_copied), "cudaEventSynchronize"))
+	if (row > 0 && !cuda_ok(b, err, cudaEventSynchronize(b->requests_read), "cudaEventSynchronize"))
 		return -1;
 	for (int i = 0; i < rows; i++) {
 		int64_t target = requests[i].target < 0 ? -1 : (int64_t)requests[i].target - s->first_vocab;
@@ -191,16 +202,19 @@ static int penalize(struct cuda_backend *b, const struct logit_request *requests
 		used += count;
 	}
 	size_t bytes = used ? before_ids + (size_t)used * 4 : (size_t)rows * sizeof *packed;
-	struct cuda_request *device = at<struct cuda_request>(b, l->requests);
-	if (!cuda_ok(b, err, cudaMemcpyAsync(device, b->request_host, bytes, cudaMemcpyHostToDevice, b->stream),
-		     "copying requests") ||
-	    !cuda_ok(b, err, cudaEventRecord(b->request_copied, b->stream), "cudaEventRecord"))
-		return -1;
-	b->plain_next = true;
+	const struct cuda_request *device = requests_of(b);
+	if (device != packed) {
+		if (!cuda_ok(b, err, cudaMemcpyAsync((void *)device, packed, bytes, cudaMemcpyHostToDevice,
+						     b->stream), "copying requests"))
+			return -1;
+		b->plain_next = true;
+	}
 	if (used && kernel_launch(b, err, "penalty_kernel", penalty_kernel, dim3((unsigned)(row - first)), 256,
 				  0, at<float>(b, l->logits), l->logit_stride, device,
-				  (const int32_t *)((unsigned char *)device + before_ids), first,
+				  (const int32_t *)((const unsigned char *)device + before_ids), first,
 				  s->first_vocab, s->vocab))
+		return -1;
+	if (row < rows && !cuda_ok(b, err, cudaEventRecord(b->requests_read, b->stream), "cudaEventRecord"))
 		return -1;
 	return row;
 }
@@ -218,21 +232,16 @@ int candidates_run(struct backend *base, const struct logit_request *requests,
 			if ((row = penalize(b, requests, row, err)) < 0)
 				return -1;
 		float *logits = at<float>(b, l->logits);
-		struct cuda_request *device = at<struct cuda_request>(b, l->requests);
+		const struct cuda_request *device = requests_of(b);
 		uint64_t *best = at<uint64_t>(b, l->chunk_keys);
 		float2 *sums = at<float2>(b, l->chunk_sums);
-		struct logit_result *out = at<struct logit_result>(b, l->results);
 		dim3 grid((unsigned)l->candidate_chunks, (unsigned)rows);
 		if (kernel_launch(b, err, "chunk_kernel", chunk_kernel, grid, THREADS, 0, logits,
 				  l->logit_stride, s->vocab, s->first_vocab, device, best, sums) ||
 		    kernel_launch(b, err, "merge_kernel", merge_kernel, dim3((unsigned)rows), THREADS, 0,
 				  logits, l->logit_stride, s->vocab, device, best, sums,
-				  l->candidate_chunks, out))
+				  l->candidate_chunks, b->result_host))
 			return -1;
-		if (!cuda_ok(b, err, cudaMemcpyAsync(b->result_host, out, (size_t)rows * sizeof *out,
-						     cudaMemcpyDeviceToHost, b->stream), "copying candidates"))
-			return -1;
-		b->plain_next = true;
 	}
 	if (!cuda_ok(b, err, cudaStreamSynchronize(b->stream), "running the step") || reduce_check(b, err))
 		return -1;

@@ -31,8 +31,8 @@ struct cuda_device_info {
 int cuda_device_count(int *count, struct error *err);
 int cuda_device_describe(int device, struct cuda_device_info *out, struct error *err);
 
-/* How a backend opened by cuda_backend_open adds up over the ranks: "none" (one rank),
- * "nccl", "nccl with symmetric windows" or "host". A static string. */
+/* How a backend opened by cuda_backend_open adds up over the ranks: "none" (one rank), "nccl",
+ * "nccl with symmetric windows", or "host" with the reason in brackets. The backend's own. */
 const char *cuda_backend_reduce_name(const struct backend *);
 
 #ifdef __cplusplus

@@ -10,18 +10,19 @@ enum { THREADS = 256 };
 /* A token's row where this rank owns it, otherwise zeros. grid: tokens. */
 template <typename W, typename Out>
 __global__ void embed_kernel(const W *table, const int32_t *ids, int first, int count, int hidden,
-			     int stride, Out *out)
+			     int stride, Out *out, bool publish)
 {
-	allow_next();
+	allow_next_unless(publish);
 	wait_for_previous();
 	int token = (int)blockIdx.x, row = ids[token] - first;
 	bool mine = row >= 0 && row < count;
 	for (int i = (int)threadIdx.x; i < hidden; i += (int)blockDim.x)
 		out[(size_t)token * stride + i] =
 			from_float<Out>(mine ? to_float(table[(size_t)row * stride + i]) : 0.0f);
+	publish_results(publish);
 }
 
-int embed_launch(struct cuda_backend *b, void *target, bool wire_float, struct error *err)
+int embed_launch(struct cuda_backend *b, void *target, bool wire_float, bool publish, struct error *err)
 {
 	const struct backend_shape *s = &b->options.shape;
 	dim3 grid((unsigned)b->step.tokens);
@@ -31,10 +32,10 @@ int embed_launch(struct cuda_backend *b, void *target, bool wire_float, struct e
 		if (wire_float)
 			return kernel_launch(b, err, "embed_kernel", embed_kernel<W, float>, grid, THREADS,
 					     0, table, b->step.ids, s->first_vocab, s->vocab, s->hidden,
-					     b->layout.hidden_stride, (float *)target);
+					     b->layout.hidden_stride, (float *)target, publish);
 		return kernel_launch(b, err, "embed_kernel", embed_kernel<W, W>, grid, THREADS, 0, table,
 				     b->step.ids, s->first_vocab, s->vocab, s->hidden,
-				     b->layout.hidden_stride, (W *)target);
+				     b->layout.hidden_stride, (W *)target, publish);
 	});
 }
 
@@ -216,7 +217,7 @@ int norm_launch(struct cuda_backend *b, int32_t rows, const int32_t *gather, con
 
 /* grid: tokens, parts of a row. in: [tokens][in_stride], the gates and then the ups. */
 template <typename W>
-__global__ void silu_kernel(const W *in, int in_stride, const float *bias, int count, W *out,
+__global__ void silu_kernel(const W *in, int in_stride, const float *bias, int count, struct cuda_rows out,
 			    int out_stride)
 {
 	allow_next();
@@ -230,7 +231,7 @@ __global__ void silu_kernel(const W *in, int in_stride, const float *bias, int c
 		gate += bias[i];
 		up += bias[i + count];
 	}
-	out[(size_t)blockIdx.x * out_stride + i] = from_float<W>(silu(gate) * up);
+	store_as<W>(out.data, (size_t)blockIdx.x * out_stride + i, silu(gate) * up, out.wide);
 }
 
 int silu_launch(struct cuda_backend *b, int32_t layer, struct error *err)
@@ -243,7 +244,7 @@ int silu_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 		typedef decltype(w) W;
 		return kernel_launch(b, err, "silu_kernel", silu_kernel<W>, grid, THREADS, 0,
 				     at<W>(b, l->scratch), l->gate_up_stride, bias, s->intermediate,
-				     at<W>(b, l->activation), l->activation_stride);
+				     b->step.activation, l->activation_stride);
 	});
 }
 
@@ -279,11 +280,11 @@ int residual_launch(struct cuda_backend *b, const void *partial, bool partial_fl
 
 __global__ void zero_kernel(uint4 *target, size_t count)
 {
-	allow_next();
 	wait_for_previous();
 	size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
 	if (i < count)
 		target[i] = uint4();
+	publish_results(true);
 }
 
 /* A kernel and no memset, so that all nodes of a graph are kernels. bytes: a multiple of 16. */

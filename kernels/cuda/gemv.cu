@@ -7,8 +7,9 @@
  * filled again as soon as it is used, with the rows that the block takes next, so that the
  * memory stays busy during the sums over the block, and the first loads start before the
  * kernel ahead has finished (weights depend on nothing). The input, small, is kept in shared
- * memory as W; where it is a norm of the residual, every block computes that norm itself:
- * cheaper than one more kernel. All sums have one fixed order.
+ * memory, as float where that fits, so that nothing is rounded for the product; where it is a
+ * norm of the residual, every block computes that norm itself: cheaper than one more kernel. All
+ * sums have one fixed order.
  */
 #include "kernels/cuda/internal.cuh"
 
@@ -38,45 +39,64 @@ __device__ __forceinline__ float warp_sums(float (&v)[N], int lane)
 	}
 }
 
-/* The matrix row that place r of a group stands for. Outputs that combine two rows have the
- * pair at r and r + 2. Past the end the last row is read again; its result is dropped. */
-__device__ __forceinline__ int gemv_row(const struct gemv &p, int group, int r, bool *valid)
+/* Which rows make a group: those at first, first + 1, first + jump and first + jump + 1, where
+ * first = group / run * run_rows + group % run * step. Outputs that combine two rows have the
+ * pair `jump` apart; for the others jump is 2. */
+struct gemv_rows {
+	int groups, run, run_rows, step, jump;
+	int end;	/* rows (of a half, where rows are paired) */
+	bool paired;
+};
+
+__device__ __forceinline__ int gemv_first(const struct gemv_rows &m, int group)
 {
-	int row, end;
-	if (p.output == OUTPUT_GATE_UP) {
-		int half = p.rows / 2;
-		row = group * 2 + (r & 1);
-		end = half;
-		*valid = row < end;
-		return min(row, end - 1) + (r >> 1) * half;
+	int turn = (int)((unsigned)group / (unsigned)m.run);
+	return turn * m.run_rows + (group - turn * m.run) * m.step;
+}
+
+/* Shared memory holds a row of input as X, float or W, in as many planes as it takes 16-byte
+ * pieces of X to match one of W: neighbouring threads find neighbouring pieces in each. */
+template <typename W, typename X> constexpr int PLANES = PIECE<W> / PIECE<X>;
+
+/* Elements 4i to 4i + 3 of a row. */
+template <typename W, typename X>
+__device__ __forceinline__ void input_put(uint4 *row, int pieces, int i, float4 v)
+{
+	if constexpr (sizeof(X) == sizeof(float)) {
+		((float4 *)row)[i % PLANES<W, X> * pieces + i / PLANES<W, X>] = v;
+	} else {
+		X *out = (X *)row + 4 * i;
+		out[0] = from_float<X>(v.x);
+		out[1] = from_float<X>(v.y);
+		out[2] = from_float<X>(v.z);
+		out[3] = from_float<X>(v.w);
 	}
-	if (p.output == OUTPUT_ROPE) {
-		int groups_of_head = p.head_dim / ROWS;
-		int head = group / groups_of_head;
-		row = head * p.head_dim + (group - head * groups_of_head) * 2 + (r & 1) +
-		      (r >> 1) * (p.head_dim / 2);
-		*valid = true;
-		return row;
-	}
-	row = group * ROWS + r;
-	*valid = row < p.rows;
-	return min(row, p.rows - 1);
+}
+
+/* The elements that meet piece i of the weights. */
+template <typename W, typename X>
+__device__ __forceinline__ void input_get(const uint4 *row, int pieces, int i, float (&x)[PIECE<W>])
+{
+#pragma unroll
+	for (int plane = 0; plane < PLANES<W, X>; plane++)
+		piece_to_floats<X>(row[plane * pieces + i], *(float(*)[PIECE<X>])(x + plane * PIECE<X>));
 }
 
 /* Fills shared memory with the tokens' input rows; rows beyond p.tokens become zero. */
-template <typename W, int T>
+template <typename W, typename X, int T>
 __device__ __forceinline__ void gemv_input(const struct gemv &p, uint4 *shared, float *scratch)
 {
-	const int pieces = p.columns / PIECE<W>;
+	const int pieces = p.columns / PIECE<W>, row_pieces = p.columns / PIECE<X>;
 
 	if (!p.norm) {
-		for (int i = (int)threadIdx.x; i < T * pieces; i += (int)blockDim.x)
-			shared[i] = i < p.tokens * pieces ? ((const uint4 *)p.input)[i] : uint4();
+		for (int t = 0; t < T; t++, shared += row_pieces)
+			for (int i = (int)threadIdx.x; i < row_pieces; i += (int)blockDim.x)
+				shared[i % PLANES<W, X> * pieces + i / PLANES<W, X>] =
+					t < p.tokens ? ((const uint4 *)p.input)[t * row_pieces + i] : uint4();
 		return;
 	}
-	W *out = (W *)shared;
 	const float4 *weight = (const float4 *)p.norm;
-	for (int t = 0; t < T; t++, out += p.columns) {
+	for (int t = 0; t < T; t++, shared += row_pieces) {
 		bool there = t < p.tokens;
 		int row = there && p.gather ? p.gather[t] : there ? t : 0;
 		const float4 *in = (const float4 *)((const float *)p.input + (size_t)row * p.columns);
@@ -89,10 +109,9 @@ __device__ __forceinline__ void gemv_input(const struct gemv &p, uint4 *shared, 
 		scale = there ? rsqrtf(scale / (float)p.hidden + p.epsilon) : 0.0f;
 		for (int i = (int)threadIdx.x; i < p.columns / 4; i += (int)blockDim.x) {
 			float4 x = in[i], w = weight[i];
-			out[4 * i] = from_float<W>(x.x * scale * w.x);
-			out[4 * i + 1] = from_float<W>(x.y * scale * w.y);
-			out[4 * i + 2] = from_float<W>(x.z * scale * w.z);
-			out[4 * i + 3] = from_float<W>(x.w * scale * w.w);
+			input_put<W, X>(shared, pieces, i,
+					make_float4(x.x * scale * w.x, x.y * scale * w.y,
+						    x.z * scale * w.z, x.w * scale * w.w));
 		}
 	}
 }
@@ -140,7 +159,7 @@ __device__ __forceinline__ void gemv_output(const struct gemv &p, int t, int r, 
 		break;
 	case OUTPUT_GATE_UP:
 		if (r < 2)
-			((W *)p.target)[to] = from_float<W>(silu(y) * other);
+			store_as<W>(p.target, to, silu(y) * other, p.target_wide);
 		break;
 	case OUTPUT_ROPE: {
 		int head = row / p.head_dim, i = row - head * p.head_dim;
@@ -161,9 +180,9 @@ __device__ __forceinline__ void gemv_output(const struct gemv &p, int t, int r, 
 	}
 }
 
-template <typename W, int T>
+template <typename W, typename X, int T>
 __global__ void __launch_bounds__(THREADS_MAX, T == 1 ? 3 : 2)
-gemv_kernel(const __grid_constant__ struct gemv p, int groups)
+gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struct gemv_rows m)
 {
 	extern __shared__ uint4 shared[];
 	__shared__ float sums[2][WARPS_MAX][ROWS * T];
@@ -173,30 +192,33 @@ gemv_kernel(const __grid_constant__ struct gemv p, int groups)
 	const int passes = (pieces + threads * DEPTH - 1) / (threads * DEPTH);
 	const uint4 *row_at[ROWS];
 	uint4 w[DEPTH][ROWS];
-	bool valid;
 
 	/* What is loaded runs one pass ahead of what is computed. */
 	int load_group = (int)blockIdx.x, load_pass = 0;
 	auto aim = [&]() {
+		int first = gemv_first(m, load_group);
 #pragma unroll
-		for (int r = 0; r < ROWS; r++)
-			row_at[r] = (const uint4 *)p.weights +
-				    (size_t)gemv_row(p, load_group, r, &valid) * pieces;
+		for (int r = 0; r < ROWS; r++) {
+			/* Past the end the last row is read again; its result is dropped. */
+			int row = min(first + r % 2 + r / 2 * m.jump, p.rows - 1);
+			row_at[r] = (const uint4 *)p.weights + (size_t)row * pieces + threadIdx.x;
+		}
 	};
 	auto load = [&](int d, int r) {
-		int i = (load_pass * DEPTH + d) * threads + (int)threadIdx.x;
-		w[d][r] = load_group < groups && i < pieces ? load_weights(row_at[r] + i) : uint4();
+		int i = (load_pass * DEPTH + d) * threads;
+		bool there = load_group < m.groups && i + (int)threadIdx.x < pieces;
+		w[d][r] = there ? load_weights(row_at[r] + i) : uint4();
 	};
 	auto advance = [&]() {
 		if (++load_pass < passes)
 			return;
 		load_pass = 0;
 		load_group += (int)gridDim.x;
-		if (load_group < groups)
+		if (load_group < m.groups)
 			aim();
 	};
 
-	allow_next();
+	allow_next_unless(p.publish);
 	aim();
 #pragma unroll
 	for (int d = 0; d < DEPTH; d++)
@@ -205,7 +227,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, int groups)
 			load(d, r);
 	advance();
 	wait_for_previous();
-	gemv_input<W, T>(p, shared, scratch);
+	gemv_input<W, X, T>(p, shared, scratch);
 	__syncthreads();
 
 	/* Lane i of the first warp writes row i % ROWS for token i / ROWS. */
@@ -214,10 +236,11 @@ gemv_kernel(const __grid_constant__ struct gemv p, int groups)
 	const int slot = writer && p.slots ? p.slots[out_t] : 0;
 	int buffer = 0;
 
-	for (int group = (int)blockIdx.x; group < groups; group += (int)gridDim.x, buffer ^= 1) {
+	for (int group = (int)blockIdx.x; group < m.groups; group += (int)gridDim.x, buffer ^= 1) {
 		float sum[ROWS * T] = {};
-		int row = gemv_row(p, group, out_r, &valid);
-		struct gemv_extra extra = gemv_extra_of(p, out_t, row, writer && valid);
+		int row = gemv_first(m, group) + out_r % 2 + out_r / 2 * m.jump;
+		const bool valid = writer && row - (m.paired ? out_r / 2 * m.jump : 0) < m.end;
+		struct gemv_extra extra = gemv_extra_of(p, out_t, row, valid);
 
 		for (int pass = 0; pass < passes; pass++) {
 #pragma unroll
@@ -234,7 +257,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, int groups)
 #pragma unroll
 				for (int t = 0; t < T; t++) {
 					float x[PIECE<W>];
-					piece_to_floats<W>(shared[t * pieces + i], x);
+					input_get<W, X>(shared + t * (p.columns / PIECE<X>), pieces, i, x);
 #pragma unroll
 					for (int r = 0; r < ROWS; r++)
 #pragma unroll
@@ -254,15 +277,24 @@ gemv_kernel(const __grid_constant__ struct gemv p, int groups)
 			if (lane < ROWS * T)
 				for (int i = 0; i < threads / 32; i++)
 					y += sums[buffer][i][lane];
-			gemv_output<W>(p, out_t, out_r, row, writer && valid, slot, extra, y);
+			gemv_output<W>(p, out_t, out_r, row, valid, slot, extra, y);
 		}
 	}
+	if (warp == 0)
+		publish_results(p.publish);
 }
 
-template <typename W> static void (*gemv_kernel_for(int tokens))(const struct gemv, int)
+typedef void (*gemv_function)(const struct gemv, const struct gemv_rows);
+
+template <typename W, typename X> static gemv_function gemv_kernel_of(int tokens)
 {
-	return tokens <= 1 ? gemv_kernel<W, 1> : tokens <= 2 ? gemv_kernel<W, 2>
-	     : tokens <= 4 ? gemv_kernel<W, 4> : gemv_kernel<W, 8>;
+	return tokens <= 1 ? gemv_kernel<W, X, 1> : tokens <= 2 ? gemv_kernel<W, X, 2>
+	     : tokens <= 4 ? gemv_kernel<W, X, 4> : gemv_kernel<W, X, 8>;
+}
+
+template <typename W> static gemv_function gemv_kernel_for(int tokens, bool wide)
+{
+	return wide ? gemv_kernel_of<W, float>(tokens) : gemv_kernel_of<W, W>(tokens);
 }
 
 static int token_places(int tokens)
@@ -276,35 +308,66 @@ int gemv_prepare(struct cuda_backend *b, struct error *err)
 {
 	return for_dtype(b->options.shape.dtype, [&](auto w) {
 		typedef decltype(w) W;
-		for (int tokens = 1; tokens <= GEMV_TOKENS; tokens *= 2)
-			if (!cuda_ok(b, err,
-				     cudaFuncSetAttribute(gemv_kernel_for<W>(tokens),
-							  cudaFuncAttributeMaxDynamicSharedMemorySize,
-							  GEMV_SHARED_MAX),
-				     "cudaFuncSetAttribute"))
-				return -1;
+		for (int i = 0; i < 2; i++)
+			for (int tokens = 1; tokens <= GEMV_TOKENS; tokens *= 2)
+				if (!cuda_ok(b, err,
+					     cudaFuncSetAttribute(gemv_kernel_for<W>(tokens, i),
+								  cudaFuncAttributeMaxDynamicSharedMemorySize,
+								  GEMV_SHARED_MAX),
+					     "cudaFuncSetAttribute"))
+					return -1;
 		return 0;
 	});
 }
 
+static bool input_fits(int32_t tokens, int32_t columns, size_t bytes)
+{
+	return tokens <= GEMV_TOKENS &&
+	       (size_t)token_places(tokens) * (size_t)columns * bytes <= GEMV_SHARED_MAX;
+}
+
 bool gemv_fits(const struct cuda_backend *b, int32_t tokens, int32_t columns)
 {
-	return tokens <= GEMV_TOKENS && (size_t)token_places(tokens) * (size_t)columns *
-			dtype_bytes(b->options.shape.dtype) <= GEMV_SHARED_MAX;
+	return input_fits(tokens, columns, dtype_bytes(b->options.shape.dtype));
+}
+
+bool gemv_wide(int32_t tokens, int32_t columns)
+{
+	return input_fits(tokens, columns, sizeof(float));
+}
+
+static struct gemv_rows rows_of(const struct gemv *p)
+{
+	struct gemv_rows m = {(p->rows + ROWS - 1) / ROWS, INT32_MAX, 0, ROWS, 2, p->rows, false};
+	if (p->output == OUTPUT_GATE_UP) {
+		m.end = m.jump = p->rows / 2;
+		m.step = 2;
+		m.groups = (m.end + 1) / 2;
+		m.paired = true;
+	}
+	if (p->output == OUTPUT_ROPE) { /* a head's halves turn together; head_dim % 4 is 0 */
+		m.run = p->head_dim / ROWS;
+		m.run_rows = p->head_dim;
+		m.step = 2;
+		m.jump = p->head_dim / 2;
+		m.paired = true;
+	}
+	return m;
 }
 
 int gemv_launch(struct cuda_backend *b, const struct gemv *p, struct error *err)
 {
 	return for_dtype(b->options.shape.dtype, [&](auto w) {
 		typedef decltype(w) W;
-		auto kernel = gemv_kernel_for<W>(p->tokens);
-		int per_group = p->output == OUTPUT_GATE_UP ? 2 : ROWS;
-		int results = p->output == OUTPUT_GATE_UP ? p->rows / 2 : p->rows;
-		int groups = (results + per_group - 1) / per_group, pieces = p->columns / PIECE<W>;
+		bool wide = gemv_wide(p->tokens, p->columns);
+		gemv_function kernel = gemv_kernel_for<W>(p->tokens, wide);
+		struct gemv_rows m = rows_of(p);
+		int pieces = p->columns / PIECE<W>;
 		/* Short rows take smaller blocks, so that all threads have full loads. */
 		int threads = ((pieces + DEPTH - 1) / DEPTH + 31) / 32 * 32;
 		threads = threads < 64 ? 64 : threads > THREADS_MAX ? THREADS_MAX : threads;
-		size_t shared = (size_t)token_places(p->tokens) * (size_t)p->columns * sizeof(W);
+		size_t shared = (size_t)token_places(p->tokens) * (size_t)p->columns *
+				(wide ? sizeof(float) : sizeof(W));
 		int resident = 0;
 		if (!cuda_ok(b, err,
 			     cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared),
@@ -312,7 +375,7 @@ int gemv_launch(struct cuda_backend *b, const struct gemv *p, struct error *err)
 			return -1;
 		int grid = b->multiprocessors * (resident > 0 ? resident : 1);
 		return kernel_launch(b, err, "gemv_kernel", kernel,
-				     dim3((unsigned)(groups < grid ? groups : grid)), threads, shared,
-				     *p, groups);
+				     dim3((unsigned)(m.groups < grid ? m.groups : grid)), threads, shared,
+				     *p, m);
 	});
 }

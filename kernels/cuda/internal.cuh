@@ -4,16 +4,13 @@
 #ifndef TPRUN_CUDA_INTERNAL_CUH
 #define TPRUN_CUDA_INTERNAL_CUH
 
-#include <cublas_v2.h>
 #include <cuda_runtime.h>
 #include <stdint.h>
-#ifdef TPRUN_NCCL
-#include <nccl.h>
-#endif
 
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/layout.h"
+#include "kernels/cuda/libraries.cuh"
 #include "kernels/cuda/numbers.cuh"
 
 enum reduce_path { REDUCE_NONE, REDUCE_NCCL, REDUCE_HOST };
@@ -37,6 +34,12 @@ struct attend_tile {
 	int32_t first, count, sequence;
 };
 
+/* Rows of an activation: float where `wide`, otherwise of the shape's dtype. */
+struct cuda_rows {
+	void *data;
+	bool wide;
+};
+
 /* The step under way; pointers into device memory, where begin copied them. */
 struct cuda_step {
 	int32_t tokens, sequences, logit_rows;
@@ -52,6 +55,7 @@ struct cuda_step {
 	const struct attend_tile *tiles; /* [tile_count] */
 	const float *growth;	    /* [sequences], or NULL */
 	const int32_t *table;	    /* [sequences][table_stride] */
+	struct cuda_rows attention, activation;
 };
 
 struct cuda_backend {
@@ -59,11 +63,13 @@ struct cuda_backend {
 	struct backend_options options;
 	struct cuda_layout layout;
 	int multiprocessors;
+	unsigned char uuid[16];	/* the GPU's own, to tell whether ranks share one */
 	bool programmatic;	/* kernels may overlap the one before: see wait_for_previous */
 	bool plain_next;	/* the next kernel follows something that is no kernel of ours */
 	char label[96];		/* "GPU 0 (NVIDIA H200, 0000:65:00.0)", for errors */
 
 	cudaStream_t stream;
+	struct cublas_calls blas;
 	cublasHandle_t cublas;
 	unsigned char *weights, *cache, *workspace;
 	struct head_group *groups;   /* on the device, [kv_heads] */
@@ -82,7 +88,7 @@ struct cuda_backend {
 	unsigned char *step_host;    /* pinned, layout.step_bytes */
 	cudaEvent_t step_copied;
 	unsigned char *request_host; /* pinned, layout.request_bytes */
-	cudaEvent_t request_copied;
+	cudaEvent_t requests_read;
 	struct logit_result *result_host; /* pinned, [max_logit_rows] */
 
 	/* Graphs. */
@@ -94,12 +100,13 @@ struct cuda_backend {
 
 	/* Collectives. */
 	enum reduce_path reduce;
-	bool windows;
+	char reduce_name[256];	     /* see cuda_backend_reduce_name */
 	float *reduce_host;	     /* pinned, [max_tokens][hidden_stride], REDUCE_HOST only */
 	void *window_buffer;	     /* for few tokens, REDUCE_NCCL only */
 #ifdef TPRUN_NCCL
+	struct nccl_calls nccl;
 	ncclComm_t comm;
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
+#if HAVE_WINDOWS
 	ncclWindow_t window;
 #endif
 #endif
@@ -173,7 +180,7 @@ enum gemv_output {
 	OUTPUT_ADD,	/* float target[t][row] += y + bias */
 	OUTPUT_DTYPE,	/* W target[t][row] = y */
 	OUTPUT_FLOAT,	/* float target[t][row] = y */
-	OUTPUT_GATE_UP, /* W target[t][i] = silu(gate + bias) * (up + bias) */
+	OUTPUT_GATE_UP, /* target[t][i] = silu(gate + bias) * (up + bias), float or W */
 	OUTPUT_ROPE,	/* qkv with bias and rope, into query and cache */
 };
 
@@ -181,7 +188,8 @@ struct gemv {
 	const void *weights;	/* [rows][columns] */
 	int32_t rows, columns;	/* columns: the row length, a multiple of 64 */
 	int32_t tokens;
-	/* Input: the RMSNorm of float rows where norm is given, otherwise rows of W. */
+	/* Input: the RMSNorm of float rows where norm is given; otherwise rows of float where
+	 * gemv_wide, else of W. */
 	const void *input;
 	const float *norm;	/* [columns] or NULL */
 	const int32_t *gather;	/* [tokens]: rows of input, or NULL */
@@ -190,8 +198,10 @@ struct gemv {
 	/* Output. */
 	enum gemv_output output;
 	void *target;
+	bool target_wide;	/* OUTPUT_GATE_UP: float */
 	int32_t target_stride;
 	const float *bias;	/* [rows] or NULL */
+	bool publish;		/* an all-reduce follows: see allow_next_unless */
 	/* OUTPUT_ROPE */
 	int32_t head_dim, head_stride, query_heads, kv_heads;
 	const float2 *rope;	/* [tokens][head_dim/2] */
@@ -203,6 +213,9 @@ struct gemv {
 int gemv_prepare(struct cuda_backend *, struct error *err);
 /* Whether the kernels take inputs of this size. */
 bool gemv_fits(const struct cuda_backend *, int32_t tokens, int32_t columns);
+/* Whether they keep such an input as float32 up to the product, which 16-bit models gain from;
+ * inputs too large for that are kept as W. */
+bool gemv_wide(int32_t tokens, int32_t columns);
 int gemv_launch(struct cuda_backend *, const struct gemv *, struct error *err);
 
 /* ---- attend.cu, attend_tile.cu -------------------------------------------------------------- */
@@ -213,7 +226,8 @@ int attend_tile_prepare(struct cuda_backend *, struct error *err);
 int attend_tile_launch(struct cuda_backend *, int32_t layer, struct error *err);
 
 /* ---- elementwise.cu ------------------------------------------------------------------------- */
-int embed_launch(struct cuda_backend *, void *target, bool wire_float, struct error *err);
+/* `publish`: an all-reduce of the target follows, see allow_next_unless. */
+int embed_launch(struct cuda_backend *, void *target, bool wire_float, bool publish, struct error *err);
 int rope_table_launch(struct cuda_backend *, struct error *err);
 /* normed[i] = RMSNorm(residual[gather ? gather[i] : i]) */
 int norm_launch(struct cuda_backend *, int32_t rows, const int32_t *gather, const float *weight,
@@ -224,6 +238,7 @@ int silu_launch(struct cuda_backend *, int32_t layer, struct error *err);
 /* residual = or += partial + bias; the partial is float or the shape's dtype; NULL is zero. */
 int residual_launch(struct cuda_backend *, const void *partial, bool partial_float, bool add,
 		    const float *bias, struct error *err);
+/* Zeros for an all-reduce that follows. */
 int zero_launch(struct cuda_backend *, void *target, size_t bytes, struct error *err);
 
 /* ---- candidates.cu -------------------------------------------------------------------------- */
@@ -245,9 +260,12 @@ int weights_load_end(struct backend *, struct error *err);
 /* ---- reduce.cu ------------------------------------------------------------------------------ */
 /* Decides the path, the same on every rank, and opens the communicator. Collective. */
 int reduce_open(struct cuda_backend *, struct error *err);
+/* Whether there are sums to take: several ranks, or one that was told to use NCCL all the same. */
+bool reduce_wanted(const struct group *);
 void reduce_close(struct cuda_backend *);
 /* Where this rank's part of a sum over the ranks of [tokens][hidden] goes, and whether it is
- * float there (otherwise the shape's dtype). */
+ * float there (otherwise the shape's dtype). The kernel that fills it publishes its results
+ * (see allow_next_unless), or something that is no kernel of ours does and sets plain_next. */
 void *reduce_buffer(struct cuda_backend *, bool *is_float);
 /* Sums that buffer over the ranks, in place. */
 int reduce_sum(struct cuda_backend *, struct error *err);

@@ -51,14 +51,14 @@ static void plan_weights(struct cuda_layout *l, const struct backend_shape *s)
 	l->weight_bytes = l->first_layer + end * (uint64_t)s->layers;
 }
 
-static void plan_workspace(struct cuda_layout *l, const struct backend_options *o)
+static void plan_workspace(struct cuda_layout *l, const struct backend_options *o, bool sums)
 {
 	const struct backend_shape *s = &o->shape;
 	uint64_t bytes = dtype_bytes(s->dtype), end = 0;
 	uint64_t tokens = (uint64_t)o->max_tokens, sequences = (uint64_t)o->max_sequences;
+	uint64_t few = tokens < GEMV_TOKENS ? tokens : GEMV_TOKENS;
 	uint64_t rows = (uint64_t)o->max_logit_rows, stride = (uint64_t)l->hidden_stride;
 	uint64_t qkv = (uint64_t)l->qkv_stride * 4, gate_up = (uint64_t)l->gate_up_stride * bytes;
-	bool several = o->group && o->group->size > 1;
 
 	l->residual = take(&end, tokens * stride, 4);
 	l->normed = take(&end, (tokens > rows ? tokens : rows) * stride, bytes);
@@ -66,7 +66,9 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 	l->query = take(&end, tokens * (uint64_t)s->query_heads * (uint64_t)l->head_stride, 4);
 	l->attention = take(&end, tokens * (uint64_t)l->attention_stride, bytes);
 	l->activation = take(&end, tokens * (uint64_t)l->activation_stride, bytes);
-	l->partial = take(&end, several ? tokens * stride : 0, 4);
+	l->attention_wide = take(&end, few * (uint64_t)l->attention_stride, 4);
+	l->activation_wide = take(&end, few * (uint64_t)l->activation_stride, 4);
+	l->partial = take(&end, sums ? tokens * stride : 0, 4);
 	l->rope = take(&end, tokens * (uint64_t)(s->head_dim / 2), 8);
 	l->split_sum = take(&end, (uint64_t)ATTEND_BLOCKS * ATTEND_HEADS * (uint64_t)l->head_stride, 4);
 	l->split_scale = take(&end, (uint64_t)ATTEND_BLOCKS * ATTEND_HEADS, 8);
@@ -77,7 +79,6 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 	l->logits = take(&end, rows * (uint64_t)l->logit_stride, 4);
 	l->chunk_keys = take(&end, chunks * CANDIDATES, 8);
 	l->chunk_sums = take(&end, chunks, 8);
-	l->results = take(&end, rows, sizeof(struct logit_result));
 
 	/* One row's distinct ids always fit; many rows with long lists take several uploads. */
 	uint64_t context = (uint64_t)o->max_blocks * KV_BLOCK;
@@ -95,11 +96,10 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 	l->cublas = take(&end, CUBLAS_WORKSPACE, 1);
 	l->workspace_bytes = end;
 
-	uint64_t few = tokens < GEMV_TOKENS ? tokens : GEMV_TOKENS;
-	l->window_bytes = several ? round_up(few * stride * 4, 2 << 20) : 0;
+	l->window_bytes = sums ? round_up(few * stride * 4, 2 << 20) : 0;
 }
 
-void cuda_layout_plan(struct cuda_layout *l, const struct backend_options *o)
+void cuda_layout_plan(struct cuda_layout *l, const struct backend_options *o, bool sums)
 {
 	const struct backend_shape *s = &o->shape;
 	uint64_t heads = (uint64_t)s->query_heads * (uint64_t)s->head_dim;
@@ -118,7 +118,7 @@ void cuda_layout_plan(struct cuda_layout *l, const struct backend_options *o)
 	l->cache_part = round_up((uint64_t)o->kv_blocks * (uint64_t)s->kv_heads * KV_BLOCK *
 				 (uint64_t)l->head_stride * dtype_bytes(s->dtype), 256);
 	l->cache_bytes = l->cache_part * 2 * (uint64_t)s->layers;
-	plan_workspace(l, o);
+	plan_workspace(l, o, sums);
 }
 
 bool cuda_layout_find(const struct cuda_layout *l, const struct backend_shape *s,
@@ -200,11 +200,12 @@ bool cuda_layout_find(const struct cuda_layout *l, const struct backend_shape *s
 void cuda_backend_memory(const struct backend_options *options, struct backend_memory *out)
 {
 	struct cuda_layout layout;
-	cuda_layout_plan(&layout, options);
+	bool several = options->group && options->group->size > 1;
+	cuda_layout_plan(&layout, options, several);
 	out->weights = layout.weight_bytes;
 	out->kv_cache = layout.cache_bytes;
 	out->workspace = layout.workspace_bytes;
 	out->overhead = CONTEXT_BYTES;
-	if (options->group && options->group->size > 1)
+	if (several)
 		out->overhead += COMMUNICATOR_BYTES + layout.window_bytes;
 }

@@ -56,7 +56,10 @@ struct cuda_layout {
 	uint64_t query;		/* float [max_tokens][query_heads][head_stride] */
 	uint64_t attention;	/* dtype [max_tokens][attention_stride] */
 	uint64_t activation;	/* dtype [max_tokens][activation_stride] */
-	uint64_t partial;	/* dtype or float [max_tokens][hidden_stride], several ranks only */
+	/* The same two where the matrix-vector kernels read them as float: see gemv_wide. Rows of
+	 * their own, so that the padding of both stays zero. */
+	uint64_t attention_wide, activation_wide; /* float [few][...], few: up to GEMV_TOKENS */
+	uint64_t partial;	/* dtype or float [max_tokens][hidden_stride], with sums only */
 	uint64_t rope;		/* cos and sin, float2 [max_tokens][head_dim / 2] */
 	uint64_t split_sum;	/* float [ATTEND_BLOCKS * ATTEND_HEADS][head_stride] */
 	uint64_t split_scale;	/* float2 [ATTEND_BLOCKS * ATTEND_HEADS] */
@@ -64,7 +67,6 @@ struct cuda_layout {
 	uint64_t logits;	/* float [max_logit_rows][logit_stride] */
 	uint64_t chunk_keys;	/* uint64 [max_logit_rows][chunks][CANDIDATES] */
 	uint64_t chunk_sums;	/* float2 [max_logit_rows][chunks] */
-	uint64_t results;	/* struct logit_result [max_logit_rows] */
 	uint64_t requests;	/* struct cuda_request [max_logit_rows], then penalized ids */
 	uint64_t step;		/* the step's numbers, as begin packs them */
 	uint64_t constants;	/* groups and rope frequencies */
@@ -74,7 +76,7 @@ struct cuda_layout {
 	uint64_t step_bytes, request_bytes;
 	int32_t candidate_chunks;   /* of a row of logits */
 	int32_t penalty_ids;	    /* that fit behind the requests */
-	uint64_t window_bytes;	    /* NCCL's own buffer for few tokens; 0 with one rank */
+	uint64_t window_bytes;	    /* NCCL's own buffer for few tokens; 0 without sums */
 };
 
 /* What is asked of a row of logits, as the kernels see it. */
@@ -94,7 +96,8 @@ struct cuda_place {
 	int64_t first_row, first_column, total_columns;
 };
 
-void cuda_layout_plan(struct cuda_layout *out, const struct backend_options *options);
+/* `sums`: there will be sums over ranks, which need room. */
+void cuda_layout_plan(struct cuda_layout *out, const struct backend_options *options, bool sums);
 /* layer is -1 for the model's own tensors. Returns false where there is no such tensor. */
 bool cuda_layout_find(const struct cuda_layout *layout, const struct backend_shape *shape,
 		      enum backend_tensor tensor, int32_t layer, struct cuda_place *out);

@@ -32,6 +32,25 @@ __device__ __forceinline__ void allow_next(void)
 #endif
 }
 
+/* Kernels that write what an all-reduce will read ("publish") take these two in place of
+ * allow_next. NCCL launches its kernels over symmetric windows as dependents that may start
+ * early, but they never wait (2.28.3: enqueue.cc sets the attribute, none of them has
+ * griddepcontrol.wait). So such a kernel lets nothing start before its blocks have ended, and
+ * has its results out before they do: fenced for the system, because other GPUs read them, and
+ * because NCCL's kernels run in a memory domain of their own, which a fence for the device alone
+ * does not reach. Every thread that stored results calls publish_results after its last store. */
+__device__ __forceinline__ void allow_next_unless(bool publish)
+{
+	if (!publish)
+		allow_next();
+}
+
+__device__ __forceinline__ void publish_results(bool publish)
+{
+	if (publish)
+		__threadfence_system();
+}
+
 /* Weights are read once: they need no place in L1. */
 __device__ __forceinline__ uint4 load_weights(const uint4 *at)
 {
@@ -50,10 +69,7 @@ __device__ __forceinline__ void word_to_floats(uint32_t word, float *out, __nv_b
 
 __device__ __forceinline__ void word_to_floats(uint32_t word, float *out, __half)
 {
-	__half2_raw raw;
-	raw.x = (unsigned short)word;
-	raw.y = (unsigned short)(word >> 16);
-	float2 two = __half22float2(__half2(raw));
+	float2 two = __half22float2(*(const __half2 *)&word);
 	out[0] = two.x;
 	out[1] = two.y;
 }
@@ -82,6 +98,15 @@ template <> __device__ __forceinline__ __half from_float<__half>(float x) { retu
 template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x)
 {
 	return __float2bfloat16_rn(x);
+}
+
+/* out[i] = x, as float where `wide`, otherwise as W. */
+template <typename W> __device__ __forceinline__ void store_as(void *out, size_t i, float x, bool wide)
+{
+	if (wide)
+		((float *)out)[i] = x;
+	else
+		((W *)out)[i] = from_float<W>(x);
 }
 
 __device__ __forceinline__ float warp_sum(float x)

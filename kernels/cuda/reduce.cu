@@ -3,80 +3,121 @@
  *
  * Three paths, one for all ranks, chosen by rank 0 at start: none for a single rank; NCCL
  * where every rank has a GPU of its own; and through the host (the group's own sum, in
- * float32) where ranks share a GPU, which NCCL refuses, or where NCCL is not built in. The
- * environment variable TPRUN_REDUCE=host asks for the last.
+ * float32) where ranks share a GPU, which NCCL refuses, or where a rank has no NCCL. The
+ * environment variable TPRUN_REDUCE asks for "host", or for "nccl" and nothing else, even on a
+ * single rank, where it adds nothing but takes NCCL's way.
  *
  * Over NCCL 16-bit models send 16-bit values. NCCL adds them in an order fixed by the number
  * of ranks and the size, so a run repeats bit for bit; its kernels over symmetric windows add
  * in float32 and round once, its rings round at each hop. A few tokens use a buffer in a
  * symmetric window, which is faster there; many tokens an ordinary one, faster for them.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cuda/internal.cuh"
 
 #ifdef TPRUN_NCCL
-#define HAVE_WINDOWS (NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0))
-
 static bool nccl_ok(const struct cuda_backend *b, struct error *err, ncclResult_t status, const char *what)
 {
 	if (status == ncclSuccess)
 		return true;
-	error_run(err, "%s: %s: %s (%s)", b->label, what, ncclGetErrorString(status),
-		  ncclGetLastError(b->comm));
+	error_run(err, "%s: %s: %s (%s)", b->label, what, b->nccl.error_string(status),
+		  b->nccl.last_error(b->comm));
 	return false;
 }
 #endif
 
+/* What a rank tells rank 0. */
+struct reduce_offer {
+	unsigned char uuid[16];	/* of its GPU */
+	char obstacle[160];	/* why it cannot use NCCL; empty where it can */
+};
+
 /* What rank 0 tells the others. */
 struct reduce_plan {
 	int path;
+	char name[224];
 #ifdef TPRUN_NCCL
 	ncclUniqueId id;
 #endif
 };
 
-/* On rank 0: two ranks with the same GPU? `all` holds 16 bytes a rank. */
-static bool shared_device(const unsigned char *all, int size)
+static bool reduce_asked(const char *path)
 {
-	for (int i = 0; i < size; i++)
+	const char *asked = getenv("TPRUN_REDUCE");
+	return asked && !strcmp(asked, path);
+}
+
+bool reduce_wanted(const struct group *g)
+{
+	return g && (g->size > 1 || reduce_asked("nccl"));
+}
+
+static void make_offer(struct cuda_backend *b, struct reduce_offer *offer)
+{
+	memset(offer, 0, sizeof *offer);
+	memcpy(offer->uuid, b->uuid, sizeof offer->uuid);
+#ifdef TPRUN_NCCL
+	struct error why;
+	if (nccl_load(&b->nccl, &why))
+		snprintf(offer->obstacle, sizeof offer->obstacle, "%.*s", (int)sizeof offer->obstacle - 1,
+			 why.message);
+#else
+	snprintf(offer->obstacle, sizeof offer->obstacle, "built without NCCL");
+#endif
+}
+
+/* On rank 0: what keeps the ranks from NCCL, in `why`; or nothing does. */
+static bool find_obstacle(const struct reduce_offer *offers, int size, char *why, size_t room)
+{
+	for (int i = 0; i < size; i++) {
+		if (offers[i].obstacle[0]) {
+			snprintf(why, room, "rank %d: %.*s", i, (int)sizeof offers[i].obstacle - 1,
+				 offers[i].obstacle);
+			return true;
+		}
 		for (int k = 0; k < i; k++)
-			if (!memcmp(all + 16 * i, all + 16 * k, 16))
+			if (!memcmp(offers[i].uuid, offers[k].uuid, sizeof offers[i].uuid)) {
+				snprintf(why, room, "ranks %d and %d share a GPU", k, i);
 				return true;
+			}
+	}
 	return false;
 }
 
 static int plan_reduce(struct cuda_backend *b, struct reduce_plan *plan, struct error *err)
 {
 	const struct group *g = b->options.group;
-	struct cudaDeviceProp properties;
-	unsigned char *all = NULL;
+	struct reduce_offer own, *offers = NULL;
+	char why[200] = "TPRUN_REDUCE=host";
 	int result = -1;
 
 	memset(plan, 0, sizeof *plan);
-	if (!cuda_ok(b, err, cudaGetDeviceProperties(&properties, b->options.device), "cudaGetDeviceProperties"))
-		return -1;
-	if (g->rank == 0 && !(all = (unsigned char *)malloc((size_t)g->size * 16)))
-		return error_memory(err, "the ranks' device names");
-	if (g->gather(g, &properties.uuid, 16, all, err))
+	make_offer(b, &own);
+	if (g->rank == 0 && !(offers = (struct reduce_offer *)calloc((size_t)g->size, sizeof *offers)))
+		error_memory(err, "the ranks' device names");
+	/* The others are in the gather already. */
+	if (g->agree(g, g->rank == 0 && !offers ? -1 : 0, err) ||
+	    g->gather(g, &own, sizeof own, offers, err))
 		goto done;
-	plan->path = REDUCE_HOST;
-#ifdef TPRUN_NCCL
 	if (g->rank == 0) {
-		const char *wanted = getenv("TPRUN_REDUCE");
-		if (!shared_device(all, g->size) && !(wanted && !strcmp(wanted, "host"))) {
-			plan->path = REDUCE_NCCL;
-			if (!nccl_ok(b, err, ncclGetUniqueId(&plan->id), "ncclGetUniqueId"))
-				goto done;
+		bool host = reduce_asked("host") || find_obstacle(offers, g->size, why, sizeof why);
+		if (host && reduce_asked("nccl")) {
+			error_usage(err, "TPRUN_REDUCE=nccl: %s", why);
+			goto done;
 		}
-	}
-#else
-	(void)shared_device;
+		plan->path = host ? REDUCE_HOST : REDUCE_NCCL;
+		snprintf(plan->name, sizeof plan->name, host ? "host (%s)" : "nccl", why);
+#ifdef TPRUN_NCCL
+		if (!host && !nccl_ok(b, err, b->nccl.get_unique_id(&plan->id), "ncclGetUniqueId"))
+			goto done;
 #endif
+	}
 	result = 0;
 done:
-	free(all);
+	free(offers);
 	return result;
 }
 
@@ -86,19 +127,20 @@ static int nccl_open(struct cuda_backend *b, const struct reduce_plan *plan, str
 	const struct group *g = b->options.group;
 	size_t bytes = b->layout.window_bytes;
 
-	if (!nccl_ok(b, err, ncclCommInitRank(&b->comm, g->size, plan->id, g->rank), "ncclCommInitRank") ||
-	    !nccl_ok(b, err, ncclMemAlloc(&b->window_buffer, bytes), "ncclMemAlloc") ||
+	if (!nccl_ok(b, err, b->nccl.comm_init_rank(&b->comm, g->size, plan->id, g->rank), "ncclCommInitRank") ||
+	    !nccl_ok(b, err, b->nccl.mem_alloc(&b->window_buffer, bytes), "ncclMemAlloc") ||
 	    !cuda_ok(b, err, cudaMemsetAsync(b->window_buffer, 0, bytes, b->stream), "cudaMemsetAsync"))
 		return -1;
 #if HAVE_WINDOWS
 	int version = 0;
-	if (!nccl_ok(b, err, ncclGetVersion(&version), "ncclGetVersion"))
+	if (!nccl_ok(b, err, b->nccl.get_version(&version), "ncclGetVersion"))
 		return -1;
-	if (version >= NCCL_VERSION(2, 27, 0)) {
-		if (!nccl_ok(b, err, ncclCommWindowRegister(b->comm, b->window_buffer, bytes, &b->window,
-							    NCCL_WIN_COLL_SYMMETRIC), "ncclCommWindowRegister"))
+	if (version >= NCCL_VERSION(2, 27, 0) && b->nccl.window_register && b->nccl.window_deregister) {
+		if (!nccl_ok(b, err, b->nccl.window_register(b->comm, b->window_buffer, bytes, &b->window,
+							     NCCL_WIN_COLL_SYMMETRIC), "ncclCommWindowRegister"))
 			return -1;
-		b->windows = b->window != NULL;
+		if (b->window)
+			strcat(b->reduce_name, " with symmetric windows");
 	}
 #endif
 	return 0;
@@ -112,11 +154,13 @@ int reduce_open(struct cuda_backend *b, struct error *err)
 	int result;
 
 	b->reduce = REDUCE_NONE;
-	if (!g || g->size == 1)
+	strcpy(b->reduce_name, "none");
+	if (!reduce_wanted(g))
 		return 0;
 	if (g->agree(g, plan_reduce(b, &plan, err), err) || g->broadcast(g, &plan, sizeof plan, 0, err))
 		return -1;
 	b->reduce = (enum reduce_path)plan.path;
+	memcpy(b->reduce_name, plan.name, sizeof plan.name);
 #ifdef TPRUN_NCCL
 	if (b->reduce == REDUCE_NCCL)
 		result = nccl_open(b, &plan, err);
@@ -136,12 +180,12 @@ void reduce_close(struct cuda_backend *b)
 #ifdef TPRUN_NCCL
 #if HAVE_WINDOWS
 	if (b->window)
-		ncclCommWindowDeregister(b->comm, b->window);
+		b->nccl.window_deregister(b->comm, b->window);
 #endif
 	if (b->window_buffer)
-		ncclMemFree(b->window_buffer);
+		b->nccl.mem_free(b->window_buffer);
 	if (b->comm)
-		ncclCommDestroy(b->comm);
+		b->nccl.comm_destroy(b->comm);
 #endif
 }
 
@@ -170,6 +214,13 @@ static int host_sum(struct cuda_backend *b, struct error *err)
 	return 0;
 }
 
+#ifdef TPRUN_NCCL
+__global__ void publish_kernel(void)
+{
+	publish_results(true);
+}
+#endif
+
 int reduce_sum(struct cuda_backend *b, struct error *err)
 {
 	if (b->reduce == REDUCE_HOST)
@@ -180,9 +231,13 @@ int reduce_sum(struct cuda_backend *b, struct error *err)
 		bool is_float;
 		void *buffer = reduce_buffer(b, &is_float);
 		size_t count = (size_t)b->step.tokens * (size_t)b->layout.hidden_stride;
+		/* What cuBLAS wrote is published by a kernel that starts when all before has ended. */
+		if (buffer == b->window_buffer && b->plain_next &&
+		    kernel_launch(b, err, "publish_kernel", publish_kernel, dim3(1), 32, 0))
+			return -1;
 		b->plain_next = true;
-		if (!nccl_ok(b, err, ncclAllReduce(buffer, buffer, count, types[b->options.shape.dtype],
-						   ncclSum, b->comm, b->stream), "ncclAllReduce"))
+		if (!nccl_ok(b, err, b->nccl.all_reduce(buffer, buffer, count, types[b->options.shape.dtype],
+							ncclSum, b->comm, b->stream), "ncclAllReduce"))
 			return -1;
 	}
 #endif
@@ -193,7 +248,7 @@ int reduce_check(struct cuda_backend *b, struct error *err)
 {
 #ifdef TPRUN_NCCL
 	ncclResult_t status = ncclSuccess;
-	if (b->comm && (!nccl_ok(b, err, ncclCommGetAsyncError(b->comm, &status), "ncclCommGetAsyncError") ||
+	if (b->comm && (!nccl_ok(b, err, b->nccl.comm_async_error(b->comm, &status), "ncclCommGetAsyncError") ||
 			!nccl_ok(b, err, status, "a sum over the ranks")))
 		return -1;
 #endif
@@ -203,7 +258,5 @@ int reduce_check(struct cuda_backend *b, struct error *err)
 
 const char *cuda_backend_reduce_name(const struct backend *base)
 {
-	const struct cuda_backend *b = (const struct cuda_backend *)base;
-	return b->reduce == REDUCE_NONE ? "none" : b->reduce == REDUCE_HOST ? "host"
-	     : b->windows ? "nccl with symmetric windows" : "nccl";
+	return ((const struct cuda_backend *)base)->reduce_name;
 }

@@ -10,8 +10,9 @@
 
 #include "kernels/cuda/internal.cuh"
 
-/* Contexts of a step count as the next power of two from this on. */
-enum { CONTEXT_MIN = 128, SPLIT_MIN = 32 };
+/* Contexts of a step count as the next power of two from this on. Each such form costs one step
+ * unrecorded and one recording; parts of a context that turn out empty cost next to nothing. */
+enum { CONTEXT_MIN = 256, SPLIT_MIN = 32 };
 
 static int check_step(const struct cuda_backend *b, const struct step *s, struct error *err)
 {
@@ -99,8 +100,16 @@ static void pack_attention(struct cuda_backend *b, const struct step *s, size_t 
 	}
 }
 
+/* The rows that a projection will read. */
+static struct cuda_rows rows_for(const struct cuda_backend *b, int32_t stride, uint64_t narrow, uint64_t wide)
+{
+	bool is_wide = gemv_wide(b->step.tokens, stride);
+	return {at<void>(b, is_wide ? wide : narrow), is_wide};
+}
+
 static int pack_step(struct cuda_backend *b, const struct step *s, struct error *err)
 {
+	const struct cuda_layout *l = &b->layout;
 	struct cuda_step *d = &b->step;
 	size_t used = 0, tokens = (size_t)s->tokens;
 	int longest = 0, context = CONTEXT_MIN;
@@ -109,6 +118,8 @@ static int pack_step(struct cuda_backend *b, const struct step *s, struct error 
 	d->tokens = s->tokens;
 	d->sequences = s->sequences;
 	d->logit_rows = s->logit_rows;
+	d->attention = rows_for(b, l->attention_stride, l->attention, l->attention_wide);
+	d->activation = rows_for(b, l->activation_stride, l->activation, l->activation_wide);
 	for (int i = 0; i < s->sequences; i++) {
 		int length = s->positions[s->first_token[i + 1] - 1] + 1;
 		longest = length > longest ? length : longest;

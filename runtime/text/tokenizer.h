@@ -2,8 +2,12 @@
  * tokenizer.h - text to token ids and back.
  *
  * Reads a Hugging Face `tokenizer.json` (byte-level BPE, or SentencePiece-style BPE with
- * byte fallback), or SentencePiece's own `tokenizer.model` (BPE). Gives the ids that the
- * Hugging Face tokenizers library, or sentencepiece, gives.
+ * byte fallback), or SentencePiece's own `tokenizer.model` (BPE, without a character map). Gives
+ * the ids that the Hugging Face tokenizers library, or sentencepiece, gives. What it does not
+ * know - another model, another step, a pattern that PCRE2 would read differently - is refused
+ * by name when the file is opened.
+ *
+ * A tokenizer does not change once it is open: threads may share one.
  */
 #ifndef TPRUN_TEXT_TOKENIZER_H
 #define TPRUN_TEXT_TOKENIZER_H
@@ -33,8 +37,8 @@ int32_t tokenizer_vocab_size(const struct tokenizer *);
 /* Encodes `length` bytes of UTF-8 (NUL is a character like any other) into malloc'ed ids that
  * the caller frees. `special`: add BOS and the like as the tokenizer's post-processor says;
  * special tokens written out in the text (as "<s>") are recognized either way, as Hugging Face
- * does. Bad UTF-8 is an error that names the byte. Empty text gives what the post-processor
- * gives for it. */
+ * does; from a tokenizer.model only user-defined pieces are, as sentencepiece does. Bad UTF-8 is
+ * an error that names the byte. Empty text gives what the post-processor gives for it. */
 int tokenizer_encode(const struct tokenizer *, const char *text, size_t length, bool special,
 		     int32_t **ids, size_t *count, struct error *err);
 
@@ -47,7 +51,9 @@ int tokenizer_decode(const struct tokenizer *, const int32_t *ids, size_t count,
 int32_t tokenizer_find(const struct tokenizer *, const char *token);
 
 /* A stream turns ids into text one by one; what it has emitted is at any time a prefix of the
- * decode of all ids so far, cut at whole UTF-8 characters. */
+ * decode of all ids so far, cut at whole UTF-8 characters. Byte tokens ("<0xF0>") are held until
+ * another token ends their run, since one broken byte breaks the whole run in Hugging Face's
+ * decode. The tokenizer must outlive the stream. */
 struct token_stream;
 int token_stream_open(struct token_stream **out, const struct tokenizer *, bool skip_special,
 		      struct error *err);

@@ -180,9 +180,12 @@ static int read_added_token(struct tokenizer *tokenizer, struct matcher *matcher
 			 (normalized ? TOKEN_NORMALIZED : 0);
 	if (enter_token(tokenizer, json_string_value(content), json_string_length(content), token.id,
 			flags, name, err) ||
-	    bytes_append(&text, json_string_value(content), json_string_length(content), err) ||
-	    (normalized && tokenizer_normalize(tokenizer, matcher, &text, &spare, err)))
+	    bytes_append(&text, json_string_value(content), json_string_length(content), err))
 		goto fail;
+	if (normalized && tokenizer_normalize(tokenizer, matcher, &text, &spare, err)) {
+		error_context(err, "%s: added token \"%.60s\"", name, json_string_value(content));
+		goto fail;
+	}
 	token.text = text.data;
 	token.length = text.length;
 	result = text.length ? added_set_add(normalized ? &tokenizer->added_normalized
