@@ -53,12 +53,21 @@ static int merge_halves(const json_t *merge, size_t number, const char *half[2],
 	return error_run(err, "%s: merge %zu is neither \"a b\" nor [\"a\", \"b\"]", name, number);
 }
 
+static bool spells(const struct vocabulary *vocabulary, int32_t id, const struct bytes *text)
+{
+	const struct token *token = vocabulary_token(vocabulary, id);
+	return token && token->length == text->length &&
+	       memcmp(vocabulary->text.data + token->offset, text->data, text->length) == 0;
+}
+
 static int read_merges(struct tokenizer *tokenizer, const json_t *merges, const char *name,
 		       struct error *err)
 {
+	const struct vocabulary *vocabulary = &tokenizer->vocabulary;
 	struct bytes both = {0};
 	size_t i;
 	const json_t *merge;
+	int32_t merged = -1;
 	int result = -1;
 	if (!json_is_array(merges))
 		return error_run(err, "%s: model.merges must be an array", name);
@@ -70,11 +79,14 @@ static int read_merges(struct tokenizer *tokenizer, const json_t *merges, const 
 			goto fail;
 		both.length = 0;
 		for (int j = 0; j < 2; j++) {
-			ids[j] = vocabulary_find(&tokenizer->vocabulary, half[j], length[j]);
+			ids[j] = vocabulary_find(vocabulary, half[j], length[j]);
 			if (bytes_append(&both, half[j], length[j], err))
 				goto fail;
 		}
-		int32_t merged = vocabulary_find(&tokenizer->vocabulary, both.data, both.length);
+		/* Ids were given in the order of merges: mostly it is the last one again, or the
+		 * next, which saves a search in cold memory. */
+		if (!spells(vocabulary, merged, &both) && !spells(vocabulary, ++merged, &both))
+			merged = vocabulary_find(vocabulary, both.data, both.length);
 		if (ids[0] < 0 || ids[1] < 0 || merged < 0) {
 			error_run(err,
 				  "%s: merge %zu, \"%.60s\" and \"%.60s\", names a token that the "
