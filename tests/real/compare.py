@@ -9,7 +9,7 @@ failed. An output that is missing or isn't JSON is a failed check, not an error.
 
 What counts as equal depends on the arithmetic:
 
-    float32    tprun's cpu backend, float32 from the stored 16-bit weights, as in the
+    float32    tprun at --dtype f32: float32 from the stored 16-bit weights, as in the
                reference: log-probabilities within 2e-3, where the reference's own
                rounding is about 1e-5 and a 16-bit run loses 0.1 to 0.2; greedy ids
                equal while the margin is above 0.05

