@@ -60,6 +60,7 @@ OBJECTS := $(SOURCES:%.c=$(BUILD)/obj/%.o) $(CUDA_SOURCES:%.cu=$(BUILD)/obj/%.cu
 LIBRARY := $(BUILD)/libtprun.a
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/tests/gpu/%,$(wildcard tests/gpu/*.c))
+BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(filter-out $(if $(filter 0,$(CUDA)),bench/cuda%),$(wildcard bench/*.c)))
 FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 MPI = OMPI_CC="$(CC)" MPICH_CC="$(CC)" $(MPICC)
 
@@ -68,13 +69,14 @@ say = $(if $(V),,@printf '  %-5s%s\n' $(1) $@;)
 
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all found tests gpu-tests fuzzers objects deps test-deps demo test test-gpu test-real fuzz check-deps install clean
+.PHONY: all found tests gpu-tests benches fuzzers objects deps test-deps demo test test-gpu test-real fuzz check-deps install clean
 
 all: $(BUILD)/tprun
 
 objects: $(OBJECTS) $(BUILD)/obj/launcher/main.o
 tests: $(TESTS)
 gpu-tests: $(GPU_TESTS)
+benches: $(BENCHES)
 fuzzers: $(FUZZERS)
 
 # Tells what is missing before a compiler stumbles over it.
@@ -115,6 +117,10 @@ $(BUILD)/tprun: $(BUILD)/obj/launcher/main.o $(LIBRARY)
 	$(call say,LINK)$(MPI) $(SANITIZERS) -fopenmp -o $@ $^ $(LDFLAGS) $(LIBS)
 
 $(BUILD)/tests/%: tests/%.c $(LIBRARY)
+	@mkdir -p $(@D)
+	$(call say,CC)$(MPI) $(ALL_CFLAGS) -MMD -MP -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
+
+$(BUILD)/bench/%: bench/%.c $(LIBRARY)
 	@mkdir -p $(@D)
 	$(call say,CC)$(MPI) $(ALL_CFLAGS) -MMD -MP -o $@ $< $(LIBRARY) $(LDFLAGS) $(LIBS)
 
@@ -197,4 +203,4 @@ test-real: $(BUILD)/tprun
 clean:
 	rm -rf build
 
--include $(shell find $(BUILD)/obj $(BUILD)/tests -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD)/obj $(BUILD)/tests $(BUILD)/bench -name '*.d' 2>/dev/null)

@@ -1,7 +1,7 @@
 /*
  * The speed of bare steps: a model's shape on random weights, a prompt, then a decode at batch 1
  * (or more), with no program around it. One rank, or several under mpirun.
- *   bench_steps [--shape 7b|8b|tiny] [--dtype bf16|f16|f32] [--prompt N] [--steps N] [--batch N]
+ *   cuda_steps [--shape 7b|8b|tiny] [--dtype bf16|f16|f32] [--prompt N] [--steps N] [--batch N]
  * Every column: ms a step and tokens/s over the replayed steps (median of steps); GB/s: the
  * bytes of this rank's weights (without the embedding) and cache that a step reads, over that
  * time. Then the time of each block, eager: the mean of 20 rounds over all layers, host
@@ -119,7 +119,7 @@ int main(int argc, char **argv)
 			batch = atoi(value);
 	}
 	if (prompt < 1 || steps < 8 || batch < 1 || batch > 512) {
-		fprintf(stderr, "bench_steps: --prompt from 1, --steps from 8, --batch from 1 to 512\n");
+		fprintf(stderr, "cuda_steps: --prompt from 1, --steps from 8, --batch from 1 to 512\n");
 		return 2;
 	}
 	need(cuda_device_count(&gpus, &err), &err);

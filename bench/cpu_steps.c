@@ -1,7 +1,7 @@
 /*
- * bench_cpu_backend.c - microseconds of one step of the CPU backend, without collectives.
+ * cpu_steps.c - microseconds of one step of the CPU backend, without collectives.
  *
- * bench_cpu_backend [threads [ranks [context]]]: the embedded model's shape, or rank 0's part of
+ * cpu_steps [threads [ranks [context]]]: the embedded model's shape, or rank 0's part of
  * it, on random weights; decode steps of 1 to 64 sequences at that context, and prompts.
  */
 #define TEST_SUITE "bench"
