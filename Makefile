@@ -15,7 +15,7 @@ comma := ,
 # ---- what this machine has --------------------------------------------------------------------
 has = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo $(1))
 NEEDED := hwloc jansson libpcre2-8 libutf8proc
-FOUND := $(foreach library,$(NEEDED),$(call has,$(library)))
+FOUND := $(strip $(foreach library,$(NEEDED),$(call has,$(library))))
 MISSING := $(filter-out $(FOUND),$(NEEDED)) $(if $(shell command -v $(MPICC)),,$(MPICC))
 
 NVCC ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
