@@ -60,7 +60,7 @@ OBJECTS := $(SOURCES:%.c=$(BUILD)/obj/%.o) $(CUDA_SOURCES:%.cu=$(BUILD)/obj/%.cu
 LIBRARY := $(BUILD)/libtprun.a
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/tests/gpu/%,$(wildcard tests/gpu/*.c))
-BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(filter-out $(if $(filter 0,$(CUDA)),bench/cuda%),$(wildcard bench/*.c)))
+BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 MPI = OMPI_CC="$(CC)" MPICH_CC="$(CC)" $(MPICC)
 
