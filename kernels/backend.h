@@ -152,7 +152,8 @@ enum backend_buffer {
 struct backend;
 
 struct backend_ops {
-	const char *name; /* "cpu" or "cuda" */
+	const char *name;  /* "cpu" or "cuda" */
+	bool asynchronous; /* end returns while the step still runs */
 	void (*close)(struct backend *);
 
 	/* Weights: parts in any order, then load_end once. load_random fills all weights instead,

@@ -109,7 +109,7 @@ int cmd_score(const struct options *options, struct group *group, struct error *
 	struct session session;
 	int32_t *ids = NULL, context = 0;
 	size_t count = 0;
-	int result = session_open(&session, options, group, err);
+	int result = session_open(&session, options, group, group, err);
 	if (result)
 		goto fail;
 	if (group->rank == 0)
@@ -118,7 +118,8 @@ int cmd_score(const struct options *options, struct group *group, struct error *
 	if (!result)
 		result = group->broadcast(group, &context, sizeof context, 0, err);
 	if (!result)
-		result = session_start(&session, context, SCORE_LOGIT_ROWS, err);
+		result = session_start(&session, &(struct session_sizes){
+			.context = context, .max_logit_rows = SCORE_LOGIT_ROWS}, err);
 	if (result)
 		goto fail;
 	if (group->rank == 0)

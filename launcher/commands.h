@@ -8,8 +8,9 @@
 #include "launcher/options.h"
 #include "runtime/base/group.h"
 
-/* On all ranks of the group, with the same result on each. */
+/* On all ranks of the world, with the same result on each. */
 int cmd_generate(const struct options *, struct group *, struct error *err);
+int cmd_batch(const struct options *, struct group *world, struct error *err);
 int cmd_score(const struct options *, struct group *, struct error *err);
 
 /* In one process, without MPI. */

@@ -186,13 +186,26 @@ int devices_choose(struct device_choice *out, const struct group *group,
 		free(sights);
 	}
 	if (!result && !out->cuda) {
-		*out = (struct device_choice){.memory = devices_host_memory() /
-							(uint64_t)group->local_size};
-	} else if (!result && out->shared) {
-		int sharing = (group->local_size + mine.count - 1) / mine.count;
-		out->memory /= (uint64_t)sharing;
+		*out = (struct device_choice){.sharing = group->local_size};
+		out->memory = devices_host_memory() / (uint64_t)out->sharing;
+	} else if (!result) {
+		out->sharing = out->shared ? (group->local_size + mine.count - 1) / mine.count : 1;
+		out->memory /= (uint64_t)out->sharing;
 	}
 	return result;
+}
+
+int devices_measure(struct device_choice *device, const struct group *world, struct error *err)
+{
+	uint64_t bytes = 0;
+	if (!device->cuda)
+		return 0;
+	/* Twice, so that the contexts of all ranks on a device are there at the second look. */
+	for (int look = 0; look < 2; look++)
+		if (world->agree(world, cuda_device_free_memory(device->device, &bytes, err), err))
+			return -1;
+	device->memory = bytes / (uint64_t)device->sharing;
+	return 0;
 }
 
 int devices_list(struct device_choice *out, int most, int *count, struct error *err)

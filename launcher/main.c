@@ -4,6 +4,7 @@
 #include "launcher/commands.h"
 #include "launcher/mpi_group.h"
 #include "launcher/options.h"
+#include "launcher/stop_request.h"
 
 static int exit_status(int result, const struct error *err, bool speaks)
 {
@@ -14,19 +15,38 @@ static int exit_status(int result, const struct error *err, bool speaks)
 	return err->kind ? (int)err->kind : ERROR_RUN;
 }
 
-/* generate and score: all ranks come together before anything is said, a wrong call included, so
- * that a message is printed once and every rank ends with the same status. */
+/* generate and score run one replica, which is all ranks. */
+static int check_tp(const struct options *options, const struct group *world, struct error *err)
+{
+	if (options->command == COMMAND_BATCH || !options->given[OPTION_TP] ||
+	    options->tp == world->size)
+		return 0;
+	return error_usage(err, "--tp %d: %s splits the model over all ranks, of which there %s %d: "
+				"start %d (mpirun -np %d), or leave --tp out", options->tp,
+			   options_command_name(options->command), world->size == 1 ? "is" : "are",
+			   world->size, options->tp, options->tp);
+}
+
+/* All ranks come together before anything is said, a wrong call included, so that a message is
+ * printed once and every rank ends with the same status. batch alone can go on where it was stopped:
+ * the others end by signals as any program does. */
 static int run_on_ranks(const struct options *options, int parsed, struct error *err)
 {
-	struct group *group;
-	if (mpi_group_open(&group, err))
+	struct group *world;
+	bool batch = options->command == COMMAND_BATCH;
+	if (batch && !parsed)
+		parsed = stop_request_open(err);
+	if (batch && launch_hint().rank == 0)
+		stop_request_message("tprun: stopped; start the same command again to go on\n");
+	if (mpi_group_open(&world, err))
 		return exit_status(-1, err, true);
-	int result = group->agree(group, parsed, err);
+	int result = world->agree(world, parsed ? parsed : check_tp(options, world, err), err);
 	if (!result)
-		result = (options->command == COMMAND_GENERATE ? cmd_generate : cmd_score)(
-			options, group, err);
-	int status = exit_status(result, err, group->rank == 0);
-	mpi_group_close(group);
+		result = (batch ? cmd_batch : options->command == COMMAND_GENERATE ? cmd_generate
+										   : cmd_score)(
+			options, world, err);
+	int status = exit_status(result, err, world->rank == 0);
+	mpi_group_close(world);
 	return status;
 }
 
@@ -52,9 +72,12 @@ int main(int argc, char **argv)
 {
 	struct options options;
 	struct error err = {0};
-	signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error of the write */
+	/* A reader that went away and a file that grew too large are errors of the write. */
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
 	int parsed = options_parse(&options, argc, argv, &err);
-	bool ranks = options.command == COMMAND_GENERATE || options.command == COMMAND_SCORE;
+	bool ranks = options.command == COMMAND_GENERATE || options.command == COMMAND_BATCH ||
+		     options.command == COMMAND_SCORE;
 	int status = ranks && !options.help ? run_on_ranks(&options, parsed, &err)
 					    : run_alone(&options, parsed, &err);
 	options_close(&options);

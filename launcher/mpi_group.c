@@ -1,13 +1,14 @@
 #include "launcher/mpi_group.h"
 
 #include <limits.h>
-#include <mpi.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "launcher/mpi_call.h"
 
 enum {
 	SPIN_NS = 200 * 1000,	    /* longer than the gap between two steps of a decode */
@@ -19,20 +20,19 @@ enum {
 
 struct mpi_group {
 	struct group group;
+	struct mpi_group *world; /* of a replica: whose ranks it is made of; itself otherwise */
+	MPI_Comm comm;
+	/* Of the world alone. */
 	int node;
 	bool shared_cores;
 	char host[HOST_NAME_MAX_BYTES];
+	MPI_Comm stop_comm; /* MPI_COMM_NULL: requests to stop are not watched */
+	enum stop_request stop_told;
 };
 
-static int mpi_ok(struct error *err, int code, const char *what)
+static struct mpi_group *world_of(const struct group *group)
 {
-	char text[MPI_MAX_ERROR_STRING];
-	int length = 0;
-	if (code == MPI_SUCCESS)
-		return 1;
-	MPI_Error_string(code, text, &length);
-	error_run(err, "MPI: %s failed: %.*s", what, length, text);
-	return 0;
+	return ((const struct mpi_group *)group->context)->world;
 }
 
 static int64_t now_ns(void)
@@ -42,21 +42,68 @@ static int64_t now_ns(void)
 	return now.tv_sec * 1000000000ll + now.tv_nsec;
 }
 
+/* ---- requests to stop -------------------------------------------------------------------- */
+
+/* Empty messages, whose tag is the request, go from the rank that saw a signal to world rank 0, and
+ * from there to all. What comes starts this process's own deadline too. A failure of MPI here shows
+ * in the next call that needs it. */
+static enum stop_request exchange_stop(struct mpi_group *world)
+{
+	int arrived = 0, rank = world->group.rank, size = world->group.size;
+	MPI_Status status;
+	if (world->stop_comm == MPI_COMM_NULL)
+		return stop_request_seen();
+	while (!MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, world->stop_comm, &arrived, &status) &&
+	       arrived) {
+		MPI_Recv(NULL, 0, MPI_BYTE, status.MPI_SOURCE, status.MPI_TAG, world->stop_comm,
+			 MPI_STATUS_IGNORE);
+		stop_request_raise((enum stop_request)status.MPI_TAG);
+		if (rank && (enum stop_request)status.MPI_TAG > world->stop_told)
+			world->stop_told = (enum stop_request)status.MPI_TAG; /* rank 0 knows */
+	}
+	enum stop_request seen = stop_request_seen();
+	if (seen <= world->stop_told)
+		return seen;
+	world->stop_told = seen;
+	for (int r = rank ? 0 : 1; r < (rank ? 1 : size); r++) {
+		MPI_Request request;
+		if (!MPI_Isend(NULL, 0, MPI_BYTE, r, (int)seen, world->stop_comm, &request))
+			MPI_Request_free(&request);
+	}
+	return seen;
+}
+
+int mpi_group_watch_stop(struct group *group, struct error *err)
+{
+	struct mpi_group *self = group->context;
+	return mpi_ok(err, MPI_Comm_dup(self->comm, &self->stop_comm), "a copy of the world") ? 0 : -1;
+}
+
+enum stop_request mpi_group_stop_requested(const struct group *group)
+{
+	return exchange_stop(world_of(group));
+}
+
+/* ---- waiting ----------------------------------------------------------------------------- */
+
 /* A blocked MPI call burns its core for as long as it waits. This one spins while an answer is
- * likely to be near, and then looks from time to time. */
+ * likely to be near, and then looks from time to time; for requests to stop as well, because here
+ * is where a rank that follows sits when nothing is to do. */
 static int wait_gently(const struct mpi_group *self, MPI_Request *request, struct error *err)
 {
 	int done = 0;
 	int64_t start = 0, pause = SLEEP_MIN_NS;
+	exchange_stop(self->world); /* here too: a busy run's next step may be there already */
 	for (int tests = 1;; tests++) {
 		if (!mpi_ok(err, MPI_Test(request, &done, MPI_STATUS_IGNORE), "a test"))
 			return -1;
 		if (done)
 			return 0;
-		if (self->shared_cores)
+		if (self->world->shared_cores)
 			sched_yield();
 		if (tests % TESTS_BETWEEN_CLOCKS)
 			continue;
+		exchange_stop(self->world);
 		if (!start)
 			start = now_ns();
 		if (now_ns() - start < SPIN_NS)
@@ -67,6 +114,8 @@ static int wait_gently(const struct mpi_group *self, MPI_Request *request, struc
 	}
 }
 
+/* ---- the calls of struct group ----------------------------------------------------------- */
+
 static int group_broadcast(const struct group *group, void *data, size_t bytes, int root,
 			   struct error *err)
 {
@@ -75,7 +124,7 @@ static int group_broadcast(const struct group *group, void *data, size_t bytes, 
 		size_t part = bytes - done < MESSAGE_MAX ? bytes - done : MESSAGE_MAX;
 		MPI_Request request;
 		if (!mpi_ok(err, MPI_Ibcast((char *)data + done, (int)part, MPI_BYTE, root,
-					    MPI_COMM_WORLD, &request), "a broadcast") ||
+					    self->comm, &request), "a broadcast") ||
 		    wait_gently(self, &request, err))
 			return -1;
 		done += part;
@@ -86,18 +135,19 @@ static int group_broadcast(const struct group *group, void *data, size_t bytes, 
 static int group_gather(const struct group *group, const void *data, size_t bytes, void *out,
 			struct error *err)
 {
+	const struct mpi_group *self = group->context;
 	if (bytes > INT_MAX / (size_t)group->size)
 		return error_run(err, "a gather of %zu bytes a rank is too large for MPI", bytes);
 	return mpi_ok(err, MPI_Gather(data, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, 0,
-				      MPI_COMM_WORLD), "a gather") ? 0 : -1;
+				      self->comm), "a gather") ? 0 : -1;
 }
 
 int mpi_group_all_gather(const struct group *group, const void *data, size_t bytes, void *out,
 			 struct error *err)
 {
-	(void)group;
+	const struct mpi_group *self = group->context;
 	return mpi_ok(err, MPI_Allgather(data, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE,
-					 MPI_COMM_WORLD), "a gather to all ranks") ? 0 : -1;
+					 self->comm), "a gather to all ranks") ? 0 : -1;
 }
 
 /* Turns sizes into MPI's counts and offsets. */
@@ -118,6 +168,7 @@ static int layout_parts(const size_t *bytes, int ranks, int *counts, int *offset
 static int group_exchange(const struct group *group, const void *send, const size_t *send_bytes,
 			  void *receive, const size_t *receive_bytes, struct error *err)
 {
+	const struct mpi_group *self = group->context;
 	int n = group->size, result = -1;
 	int *layout = malloc(4 * (size_t)n * sizeof *layout);
 	if (!layout)
@@ -126,7 +177,7 @@ static int group_exchange(const struct group *group, const void *send, const siz
 	    layout_parts(receive_bytes, n, layout + 2 * n, layout + 3 * n, err))
 		goto fail;
 	if (!mpi_ok(err, MPI_Alltoallv(send, layout, layout + n, MPI_BYTE, receive, layout + 2 * n,
-				       layout + 3 * n, MPI_BYTE, MPI_COMM_WORLD), "an exchange"))
+				       layout + 3 * n, MPI_BYTE, self->comm), "an exchange"))
 		goto fail;
 	result = 0;
 fail:
@@ -137,50 +188,53 @@ fail:
 /* Open MPI's all-reduce takes the same way through the ranks each time, so the sums are too. */
 static int group_sum(const struct group *group, float *data, size_t count, struct error *err)
 {
+	const struct mpi_group *self = group->context;
 	const size_t most = MESSAGE_MAX / sizeof *data;
 	for (size_t done = 0; done < count && group->size > 1;) {
 		size_t part = count - done < most ? count - done : most;
 		if (!mpi_ok(err, MPI_Allreduce(MPI_IN_PLACE, data + done, (int)part, MPI_FLOAT,
-					       MPI_SUM, MPI_COMM_WORLD), "an all-reduce"))
+					       MPI_SUM, self->comm), "an all-reduce"))
 			return -1;
 		done += part;
 	}
 	return 0;
 }
 
-/* The least of the ranks' values, to all. Waits gently: a rank may be reading its prompt from a
- * person's keyboard. */
-static int least(const struct mpi_group *self, int value, int *out, struct error *err)
+/* Waits gently: a rank may be reading its prompt from a person's keyboard. */
+int mpi_group_least(const struct group *group, int value, int *out, struct error *err)
 {
+	const struct mpi_group *self = group->context;
 	MPI_Request request;
-	if (!mpi_ok(err, MPI_Iallreduce(&value, out, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD, &request),
+	if (!mpi_ok(err, MPI_Iallreduce(&value, out, 1, MPI_INT, MPI_MIN, self->comm, &request),
 		    "an agreement"))
 		return -1;
 	return wait_gently(self, &request, err);
 }
 
 /* The first failing rank's error goes to all. Where all ranks met the very same one, or it is
- * named already because an earlier agreement brought it here, no rank is put before it. */
+ * named already because an earlier agreement brought it here, no rank is put before it. Replicas
+ * start up through the same phases, so all ranks of the run agree, and one failure ends them all. */
 static int group_agree(const struct group *group, int result, struct error *err)
 {
-	const struct mpi_group *self = group->context;
+	const struct mpi_group *world = world_of(group);
+	const struct group *all = &world->group;
 	struct {
 		struct error error;
 		char host[HOST_NAME_MAX_BYTES];
 	} first = {0};
 	int lowest, alike;
-	if (group->size == 1)
+	if (all->size == 1)
 		return result ? -1 : 0;
-	if (least(self, result ? group->rank : group->size, &lowest, err))
+	if (mpi_group_least(all, result ? all->rank : all->size, &lowest, err))
 		return -1;
-	if (lowest == group->size)
+	if (lowest == all->size)
 		return 0;
-	if (lowest == group->rank) {
+	if (lowest == all->rank) {
 		first.error = *err;
-		memcpy(first.host, self->host, sizeof first.host);
+		memcpy(first.host, world->host, sizeof first.host);
 	}
-	if (group_broadcast(group, &first, sizeof first, lowest, err) ||
-	    least(self, result && !strcmp(first.error.message, err->message), &alike, err))
+	if (group_broadcast(all, &first, sizeof first, lowest, err) ||
+	    mpi_group_least(all, result && !strcmp(first.error.message, err->message), &alike, err))
 		return -1;
 	*err = first.error;
 	if (!alike)
@@ -191,9 +245,9 @@ static int group_agree(const struct group *group, int result, struct error *err)
 __attribute__((noreturn))
 static void group_abort(const struct group *group, const struct error *err)
 {
-	const struct mpi_group *self = group->context;
-	if (group->size > 1)
-		fprintf(stderr, "tprun: rank %d (host %s): %s\n", group->rank, self->host,
+	const struct mpi_group *world = world_of(group);
+	if (world->group.size > 1)
+		fprintf(stderr, "tprun: rank %d (host %s): %s\n", world->group.rank, world->host,
 			err->message);
 	else
 		fprintf(stderr, "tprun: %s\n", err->message);
@@ -201,6 +255,8 @@ static void group_abort(const struct group *group, const struct error *err)
 	MPI_Abort(MPI_COMM_WORLD, err->kind ? (int)err->kind : ERROR_RUN);
 	_exit(ERROR_RUN);
 }
+
+/* ---- the world --------------------------------------------------------------------------- */
 
 int mpi_group_open(struct group **out, struct error *err)
 {
@@ -219,8 +275,12 @@ int mpi_group_open(struct group **out, struct error *err)
 		error_run(err, "this MPI does not support threads (MPI_THREAD_FUNNELED)");
 		goto fail;
 	}
+	/* Copies and parts of a communicator inherit this. */
 	MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
 
+	self->world = self;
+	self->comm = MPI_COMM_WORLD;
+	self->stop_comm = MPI_COMM_NULL;
 	self->group = (struct group){
 		.context = self, .broadcast = group_broadcast, .gather = group_gather,
 		.exchange = group_exchange, .sum = group_sum, .agree = group_agree,
@@ -252,24 +312,85 @@ void mpi_group_close(struct group *group)
 {
 	if (!group)
 		return;
-	MPI_Finalize();
-	free(group->context);
+	struct mpi_group *self = group->context;
+	if (self->world != self)
+		MPI_Comm_free(&self->comm);
+	else
+		MPI_Finalize();
+	free(self);
 }
 
 const char *mpi_group_host(const struct group *group)
 {
-	return ((const struct mpi_group *)group->context)->host;
+	return world_of(group)->host;
 }
 
 int mpi_group_node(const struct group *group)
 {
-	return ((const struct mpi_group *)group->context)->node;
+	return world_of(group)->node;
 }
 
 void mpi_group_share_cores(struct group *group, bool shared)
 {
-	((struct mpi_group *)group->context)->shared_cores = shared;
+	world_of(group)->shared_cores = shared;
 }
+
+/* ---- replicas ---------------------------------------------------------------------------- */
+
+int mpi_group_default_tp(const struct group *world, int *tp, struct error *err)
+{
+	struct {
+		int node, ranks;
+	} mine = {mpi_group_node(world), world->local_size}, *all;
+	int result = -1;
+	if (!(all = calloc((size_t)world->size, sizeof *all)))
+		return error_memory(err, "the nodes of the ranks");
+	if (mpi_group_all_gather(world, &mine, sizeof mine, all, err))
+		goto fail;
+	for (int r = 0; r < world->size; r++) {
+		if (all[r].ranks != all[0].ranks) {
+			error_usage(err, "the nodes have unlike numbers of ranks (%d and %d): give "
+					 "--tp, the ranks that hold a copy of the model together",
+				    all[0].ranks, all[r].ranks);
+			goto fail;
+		}
+		if (all[r].node != r / mine.ranks * mine.ranks) {
+			error_usage(err, "ranks of one node are not neighbours: start them with mpirun "
+					 "--map-by slot or srun --distribution=block, or give --tp");
+			goto fail;
+		}
+	}
+	*tp = mine.ranks;
+	result = 0;
+fail:
+	free(all);
+	return result;
+}
+
+int mpi_group_split(struct group **out, const struct group *world, int tp, struct error *err)
+{
+	if (tp < 1 || world->size % tp)
+		return error_usage(err, "--tp %d does not divide the %d ranks: start a multiple of %d, "
+					"or give a --tp that does", tp, world->size, tp);
+	struct mpi_group *self = calloc(1, sizeof *self);
+	if (world->agree(world, self ? 0 : error_memory(err, "a replica's group of ranks"), err))
+		goto fail;
+	if (!mpi_ok(err, MPI_Comm_split(world_of(world)->comm, world->rank / tp, world->rank,
+					&self->comm), "the split into replicas"))
+		goto fail;
+	self->world = world_of(world);
+	self->group = *world;
+	self->group.context = self;
+	self->group.rank = world->rank % tp;
+	self->group.size = tp;
+	*out = &self->group;
+	return 0;
+fail:
+	free(self);
+	return -1;
+}
+
+/* ---- before MPI is started --------------------------------------------------------------- */
 
 struct launch_hint launch_hint(void)
 {

@@ -381,6 +381,26 @@ static int find_command(struct options *out, const char *word, struct error *err
 	return error_usage(err, "unknown command \"%.60s\"; the commands are %s", word, list);
 }
 
+/* What holds between options. */
+static int check_together(const struct options *options, struct error *err)
+{
+	const bool *given = options->given;
+	if (options->command != COMMAND_BATCH)
+		return 0;
+	if (!given[OPTION_INPUT])
+		return error_usage(err, "batch needs --input FILE, a prompt a line such as {\"id\": "
+					"\"a1\", \"prompt\": \"Once\"}; - is standard input");
+	if (!given[OPTION_OUTPUT] || !strcmp(options->output.data, "-"))
+		return error_usage(err, "batch needs --output FILE, a file that a later call can go on "
+					"with%s", given[OPTION_OUTPUT] ? ", not -" : "");
+	if (given[OPTION_MAX_SEQUENCES] && given[OPTION_MAX_BATCH_TOKENS] &&
+	    options->max_batch_tokens < options->max_sequences)
+		return error_usage(err, "--max-batch-tokens %d is less than a token for each of "
+					"--max-sequences %d; give at least as many",
+				   options->max_batch_tokens, options->max_sequences);
+	return 0;
+}
+
 int options_parse(struct options *out, int argc, char **argv, struct error *err)
 {
 	*out = (struct options){0};
@@ -431,7 +451,9 @@ int options_parse(struct options *out, int argc, char **argv, struct error *err)
 	if (optind < rest_count)
 		return error_usage(err, "\"%.60s\" stands alone; values follow their option, and a "
 					"text with spaces wants quotes", rest[optind]);
-	return out->given[OPTION_CONFIG] ? read_config(out, err) : 0;
+	if (out->given[OPTION_CONFIG] && read_config(out, err))
+		return -1;
+	return check_together(out, err);
 }
 
 void options_close(struct options *options)

@@ -18,6 +18,7 @@
 enum command {
 	COMMAND_NONE, /* `--help`, `--version` */
 	COMMAND_GENERATE,
+	COMMAND_BATCH,
 	COMMAND_SCORE,
 	COMMAND_TOKENIZE,
 	COMMAND_PLAN,
@@ -26,8 +27,9 @@ enum command {
 
 /* Every option, in the order of the help text. */
 enum option_id {
-	OPTION_MODEL, OPTION_SHAPE, OPTION_BACKEND, OPTION_DTYPE, OPTION_CONTEXT, OPTION_JSON,
+	OPTION_MODEL, OPTION_SHAPE, OPTION_BACKEND, OPTION_DTYPE, OPTION_CONTEXT, OPTION_TP, OPTION_JSON,
 	OPTION_QUIET, OPTION_PROGRESS, OPTION_PRINT_PLACEMENT, OPTION_CONFIG,
+	OPTION_INPUT, OPTION_OUTPUT, OPTION_N, OPTION_MAX_SEQUENCES, OPTION_MAX_BATCH_TOKENS,
 	OPTION_PROMPT, OPTION_PROMPT_FILE, OPTION_PROMPT_IDS, OPTION_MAX_NEW_TOKENS,
 	OPTION_MAX_LENGTH, OPTION_TEMPERATURE, OPTION_TOP_K, OPTION_TOP_P, OPTION_MIN_P,
 	OPTION_REPETITION_PENALTY, OPTION_SEED, OPTION_STOP, OPTION_IGNORE_EOS,
@@ -63,8 +65,11 @@ struct options {
 
 	struct option_text model, shape, config;
 	int32_t backend, dtype; /* enum backend_choice, enum dtype_choice */
-	int32_t context;
+	int32_t context, tp;
 	bool json, quiet, progress, print_placement;
+
+	struct option_text input, output;
+	int32_t n, max_sequences, max_batch_tokens;
 
 	struct option_text prompt, prompt_file;
 	struct option_ids prompt_ids;

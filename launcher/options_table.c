@@ -4,11 +4,12 @@
 
 enum {
 	G = 1 << COMMAND_GENERATE,
+	B = 1 << COMMAND_BATCH,
 	S = 1 << COMMAND_SCORE,
 	T = 1 << COMMAND_TOKENIZE,
 	P = 1 << COMMAND_PLAN,
-	RUNS = G | S,
-	ALL = G | S | T | P,
+	RUNS = G | B | S,
+	ALL = RUNS | T | P,
 };
 
 static const char *const backend_names[] = {"auto", "cpu", "cuda", NULL};
@@ -31,7 +32,11 @@ const struct option_spec option_specs[OPTIONS] = {
 	[OPTION_DTYPE] = ROW("dtype", CHOICE, RUNS | P, dtype, "auto|f32|f16|bf16",
 		"type of weights and KV cache; auto: as stored", .choices = dtype_names),
 	[OPTION_CONTEXT] = ROW("context", INT, RUNS | P, context, "N",
-		"positions the KV cache holds; left out: what the call needs", INT(1, INT32_MAX)),
+		"positions of a sequence; left out: what the call needs, or for batch what fits",
+		INT(1, INT32_MAX)),
+	[OPTION_TP] = ROW("tp", INT, RUNS, tp, "T",
+		"ranks that hold the model together; left out: all, or for batch those of a node",
+		INT(1, INT32_MAX)),
 	[OPTION_JSON] = ROW("json", FLAG, ALL, json, NULL,
 		"print one JSON object on standard output and nothing else there"),
 	[OPTION_QUIET] = ROW("quiet", FLAG, ALL, quiet, NULL,
@@ -43,32 +48,43 @@ const struct option_spec option_specs[OPTIONS] = {
 	[OPTION_CONFIG] = ROW("config", TEXT, ALL, config, "FILE",
 		"the same options as JSON keys, with underscores; the command line wins"),
 
+	[OPTION_INPUT] = ROW("input", TEXT, B, input, "FILE",
+		"prompts, a JSON object a line; - is standard input"),
+	[OPTION_OUTPUT] = ROW("output", TEXT, B, output, "FILE",
+		"completions, a JSON object a line; what it has already is not done again"),
+	[OPTION_N] = ROW("n", INT, B, n, "N",
+		"completions of each prompt (1 where not given)", INT(1, 1 << 20)),
+	[OPTION_MAX_SEQUENCES] = ROW("max-sequences", INT, B, max_sequences, "N",
+		"sequences that a replica runs at a time (256 on GPUs, 16 on CPUs)", INT(1, 1 << 20)),
+	[OPTION_MAX_BATCH_TOKENS] = ROW("max-batch-tokens", INT, B, max_batch_tokens, "N",
+		"most tokens of a step; long prompts go in several", INT(1, 1 << 20)),
+
 	[OPTION_PROMPT] = ROW("prompt", TEXT, G, prompt, "TEXT", "what to continue"),
 	[OPTION_PROMPT_FILE] = ROW("prompt-file", TEXT, G, prompt_file, "FILE",
 		"the same from a file; - is standard input"),
 	[OPTION_PROMPT_IDS] = ROW("prompt-ids", IDS, G, prompt_ids, "1,2,3",
 		"the same as token ids, taken as they are"),
-	[OPTION_MAX_NEW_TOKENS] = ROW("max-new-tokens", INT, G, max_new_tokens, "N",
+	[OPTION_MAX_NEW_TOKENS] = ROW("max-new-tokens", INT, G | B, max_new_tokens, "N",
 		"most tokens to write", INT(1, INT32_MAX)),
-	[OPTION_MAX_LENGTH] = ROW("max-length", INT, G, max_length, "N",
+	[OPTION_MAX_LENGTH] = ROW("max-length", INT, G | B, max_length, "N",
 		"most tokens together with the prompt (256 where neither is given)",
 		INT(1, INT32_MAX)),
-	[OPTION_TEMPERATURE] = ROW("temperature", REAL, G, temperature, "T",
+	[OPTION_TEMPERATURE] = ROW("temperature", REAL, G | B, temperature, "T",
 		"above 0 samples; 0 is greedy", .min = 0, .max = 1e6),
-	[OPTION_TOP_K] = ROW("top-k", INT, G, top_k, "K",
+	[OPTION_TOP_K] = ROW("top-k", INT, G | B, top_k, "K",
 		"sample from the K likeliest tokens; 0: all", INT(0, INT32_MAX)),
-	[OPTION_TOP_P] = ROW("top-p", REAL, G, top_p, "P",
+	[OPTION_TOP_P] = ROW("top-p", REAL, G | B, top_p, "P",
 		"sample from the likeliest tokens that share P", .min = 0, .max = 1, .above = true),
-	[OPTION_MIN_P] = ROW("min-p", REAL, G, min_p, "P",
+	[OPTION_MIN_P] = ROW("min-p", REAL, G | B, min_p, "P",
 		"leave out tokens less likely than P times the likeliest", .min = 0, .max = 1),
-	[OPTION_REPETITION_PENALTY] = ROW("repetition-penalty", REAL, G, repetition_penalty, "R",
+	[OPTION_REPETITION_PENALTY] = ROW("repetition-penalty", REAL, G | B, repetition_penalty, "R",
 		"above 1 makes tokens met before less likely",
 		.min = 0, .max = 1e6, .above = true),
-	[OPTION_SEED] = ROW("seed", SEED, G, seed, "N",
+	[OPTION_SEED] = ROW("seed", SEED, G | B, seed, "N",
 		"of the random draws (0 where not given)"),
-	[OPTION_STOP] = ROW("stop", TEXTS, G, stop, "TEXT",
+	[OPTION_STOP] = ROW("stop", TEXTS, G | B, stop, "TEXT",
 		"end before this text; may be given several times"),
-	[OPTION_IGNORE_EOS] = ROW("ignore-eos", FLAG, G, ignore_eos, NULL,
+	[OPTION_IGNORE_EOS] = ROW("ignore-eos", FLAG, G | B, ignore_eos, NULL,
 		"do not end at the model's end token"),
 
 	[OPTION_TEXT] = ROW("text", TEXT, S | T, text, "TEXT", "the text"),
@@ -90,6 +106,7 @@ const struct option_spec option_specs[OPTIONS] = {
 
 const struct command_spec command_specs[COMMANDS] = {
 	[COMMAND_GENERATE] = {"generate", "continue a prompt"},
+	[COMMAND_BATCH] = {"batch", "complete a file of prompts, and go on where it was stopped"},
 	[COMMAND_SCORE] = {"score", "log-probability of every token of a text, and perplexity"},
 	[COMMAND_TOKENIZE] = {"tokenize", "text to token ids and back"},
 	[COMMAND_PLAN] = {"plan", "what each rank would hold, from the model's headers alone"},
@@ -136,7 +153,8 @@ void options_help(FILE *out, enum command command)
 		fprintf(out, "  %-30s %s\n", command_specs[i].name, command_specs[i].help);
 	fprintf(out, "\n  tprun COMMAND --help           the options of a command\n"
 		     "  tprun --version\n\n"
-		     "Exit status: 0 done, 1 the run failed, 2 the call was wrong.\n"
+		     "Exit status: 0 done, 1 the run failed, 2 the call was wrong, 3 stopped on\n"
+		     "request (SIGUSR1, SIGTERM): the same command again goes on.\n"
 		     "As root, Open MPI's mpirun wants --allow-run-as-root; with more ranks than\n"
 		     "cores it wants --oversubscribe.\n");
 }

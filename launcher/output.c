@@ -78,9 +78,14 @@ static bool launcher_has_terminal(void)
 	return terminal;
 }
 
+bool output_has_terminal(void)
+{
+	return isatty(STDERR_FILENO) || launcher_has_terminal();
+}
+
 void progress_start(struct progress *progress, const char *what, bool wanted, bool quiet)
 {
-	bool shown = wanted || (!quiet && (isatty(STDERR_FILENO) || launcher_has_terminal()));
+	bool shown = wanted || (!quiet && output_has_terminal());
 	*progress = (struct progress){.shown = shown, .what = what};
 }
 

@@ -24,8 +24,11 @@ const char *output_bytes(char text[32], uint64_t bytes);
 /* Seconds of a clock that only goes forward. */
 double output_now(void);
 
-/* A bar on standard error, for rank 0. It is drawn where standard error is a terminal - under
- * mpirun, whose ranks never see one there, where the launcher's is. */
+/* Whether standard error is a terminal - under mpirun, whose ranks never see one there, whether the
+ * launcher's is. */
+bool output_has_terminal(void);
+
+/* A bar on standard error, for rank 0, drawn where that is a terminal. */
 struct progress {
 	bool shown;
 	const char *what;

@@ -11,11 +11,16 @@
 #include "runtime/model/plan.h"
 #include "runtime/model/rope.h"
 
-enum { SHAPE_BYTES_MAX = 16 << 20, RANDOM_WEIGHTS_SEED = 1 };
+enum {
+	SHAPE_BYTES_MAX = 16 << 20,
+	RANDOM_WEIGHTS_SEED = 1,
+	FILL_SEQUENCES_CUDA = 256,
+	FILL_SEQUENCES_CPU = 16,
+};
 
 bool session_speaks(const struct session *session)
 {
-	return session->group->rank == 0 && !session->options->quiet;
+	return session->world->rank == 0 && !session->options->quiet;
 }
 
 /* ---- the model's files ------------------------------------------------------------------- */
@@ -94,7 +99,7 @@ int session_read_headers(const struct options *options, const char *folder,
 	return 0;
 }
 
-/* Rank 0 alone knows text. Ids given by number need no tokenizer. */
+/* The leader alone knows text. Ids given by number need no tokenizer. */
 static int open_tokenizer(struct session *session, const char *folder, struct error *err)
 {
 	const bool *given = session->options->given;
@@ -137,11 +142,12 @@ fail:
 	return result;
 }
 
-int session_open(struct session *session, const struct options *options, struct group *group,
-		 struct error *err)
+int session_open(struct session *session, const struct options *options, struct group *world,
+		 struct group *group, struct error *err)
 {
 	memset(session, 0, sizeof *session);
 	session->options = options;
+	session->world = world;
 	session->group = group;
 	session->start = output_now();
 	return group->agree(group, read_model(session, err), err);
@@ -163,34 +169,124 @@ int session_context(const struct session *session, int64_t needed, int32_t *cont
 
 /* ---- the start --------------------------------------------------------------------------- */
 
-/* What can't fit is refused before a byte of weights is read. */
-static int check_memory(const struct session *session, const struct backend_options *sizes,
-			int32_t context, struct error *err)
+/* The session's sizes as a plan; a cache of one context, unless kv_tokens is set. */
+static struct plan_options plan_of(const struct session *session, const struct session_sizes *sizes)
 {
-	const struct device_choice *device = &session->device;
-	struct plan_options plan = {
-		.cuda = device->cuda, .dtype = session->dtype, .ranks = session->group->size,
-		.context = context, .max_tokens = sizes->max_tokens,
+	return (struct plan_options){
+		.cuda = session->device.cuda, .dtype = session->dtype,
+		.ranks = session->group->size, .context = sizes->context,
+		.max_tokens = sizes->max_tokens, .max_sequences = sizes->max_sequences,
 		.max_logit_rows = sizes->max_logit_rows,
 	};
+}
+
+/* What can't fit is refused before a byte of weights is read. */
+static int check_memory(const struct session *session, const struct session_sizes *sizes,
+			int32_t kv_blocks, struct error *err)
+{
+	const struct device_choice *device = &session->device;
+	struct plan_options plan = plan_of(session, sizes);
 	struct backend_memory memory;
 	char text[5][32];
+	if (sizes->fill && kv_blocks <= INT32_MAX / KV_BLOCK)
+		plan.kv_tokens = kv_blocks * KV_BLOCK;
 	if (plan_rank(&session->config, &plan, session->group->rank, &memory, err))
 		return -1;
 	if (!device->memory || plan_total(&memory) <= device->memory)
 		return 0;
-	plan.max_tokens = 0;
+	plan.kv_tokens = 0;
+	if (!sizes->fill)
+		plan.max_tokens = 0;
 	int32_t largest = plan_largest_context(&session->config, &plan, device->memory);
 	char cure[96] = "more ranks, or a smaller --dtype, would";
 	if (largest)
 		snprintf(cure, sizeof cure, "--context %d would", largest);
-	return error_usage(err, "the model does not fit: a rank needs %s (weights %s, KV cache of %d "
+	return error_usage(err, "the model does not fit: a rank needs %s (weights %s, KV cache of %lld "
 				"positions %s, workspace and libraries %s) and has %s; %s",
 			   output_bytes(text[0], plan_total(&memory)),
-			   output_bytes(text[1], memory.weights), context,
+			   output_bytes(text[1], memory.weights), (long long)kv_blocks * KV_BLOCK,
 			   output_bytes(text[2], memory.kv_cache),
 			   output_bytes(text[3], memory.workspace + memory.overhead),
 			   output_bytes(text[4], device->memory), cure);
+}
+
+/* The memory that a cache which takes what is left may fill, weights and all included. On CUDA all
+ * that is free but 4%, beside what the plan has for libraries. On the CPU half of what the rest
+ * leaves: other programs live there too, and the checkpoint's pages. */
+static uint64_t memory_to_fill(const struct session *session, struct plan_options plan)
+{
+	uint64_t memory = session->device.memory, rest;
+	struct backend_memory least;
+	struct error ignored;
+	if (session->device.cuda)
+		return memory - memory / 25;
+	plan.kv_tokens = KV_BLOCK;
+	if (plan_rank(&session->config, &plan, session->group->rank, &least, &ignored))
+		return memory;
+	rest = plan_total(&least);
+	return memory > rest ? rest + (memory - rest) / 2 : memory;
+}
+
+/* What a step holds, before memory is looked at. */
+static void choose_step(const struct session *session, struct session_sizes *sizes)
+{
+	bool cuda = session->device.cuda;
+	if (!sizes->max_sequences && sizes->fill) {
+		sizes->max_sequences = cuda ? FILL_SEQUENCES_CUDA : FILL_SEQUENCES_CPU;
+		if (sizes->max_tokens && sizes->max_tokens < sizes->max_sequences)
+			sizes->max_sequences = sizes->max_tokens;
+	}
+	if (!sizes->max_sequences)
+		sizes->max_sequences = 1;
+	if (!sizes->max_tokens) {
+		int64_t most = (int64_t)sizes->context * sizes->max_sequences;
+		sizes->max_tokens = plan_max_tokens(cuda, most < INT32_MAX ? (int32_t)most : INT32_MAX);
+		if (sizes->max_tokens < sizes->max_sequences)
+			sizes->max_tokens = sizes->max_sequences;
+	}
+	if (!sizes->max_logit_rows)
+		sizes->max_logit_rows = sizes->max_sequences;
+	if (sizes->max_logit_rows > sizes->max_tokens)
+		sizes->max_logit_rows = sizes->max_tokens;
+}
+
+static int32_t blocks_of(int32_t context)
+{
+	return (int32_t)(((int64_t)context + KV_BLOCK - 1) / KV_BLOCK);
+}
+
+/* The context and the blocks of the cache: as asked, or with `fill` what the memory of all ranks
+ * allows. A context that does not fit is left to check_memory. */
+static int choose_cache(const struct session *session, struct session_sizes *sizes,
+			int32_t *kv_blocks, struct error *err)
+{
+	struct plan_options plan = plan_of(session, sizes);
+	uint64_t memory = session->device.memory;
+	int32_t wanted = sizes->context, one = blocks_of(wanted);
+	*kv_blocks = one;
+	if (!sizes->fill)
+		return 0;
+	if (memory)
+		memory = memory_to_fill(session, plan);
+	if (memory && !session->options->given[OPTION_CONTEXT] &&
+	    plan_kv_blocks(&session->config, &plan, memory, one) < one) {
+		int32_t largest = plan_largest_context(&session->config, &plan, memory);
+		if (largest && largest < wanted)
+			sizes->context = largest;
+	}
+	if (mpi_group_least(session->world, sizes->context, &sizes->context, err))
+		return -1;
+	plan.context = sizes->context;
+	one = blocks_of(sizes->context);
+	int64_t all = (int64_t)one * sizes->max_sequences;
+	int32_t most = all < INT32_MAX / KV_BLOCK ? (int32_t)all : INT32_MAX / KV_BLOCK;
+	int32_t fitting = memory ? plan_kv_blocks(&session->config, &plan, memory, most) : one;
+	if (mpi_group_least(session->world, fitting > one ? fitting : one, kv_blocks, err))
+		return -1;
+	if (sizes->context < wanted && session_speaks(session))
+		fprintf(stderr, "tprun: a sequence has %d positions, of the %d that the model reaches: "
+				"no more fit into memory\n", sizes->context, wanted);
+	return 0;
 }
 
 /* Binds the process before CUDA contexts and compute threads start; shows the map. */
@@ -198,11 +294,11 @@ static int place(struct session *session, int *threads, struct error *err)
 {
 	const struct options *options = session->options;
 	struct placement_row *rows;
-	if (placement_apply(session->group, &session->device.placement, &rows, err))
+	if (placement_apply(session->world, &session->device.placement, &rows, err))
 		return -1;
-	*threads = rows[session->group->rank].cores;
-	if (session_speaks(session) || (session->group->rank == 0 && options->print_placement))
-		placement_print(stderr, rows, session->group->size);
+	*threads = rows[session->world->rank].cores;
+	if (session_speaks(session) || (session->world->rank == 0 && options->print_placement))
+		placement_print(stderr, rows, session->world->size);
 	free(rows);
 	if (session->device.shared && session_speaks(session))
 		fputs("tprun: warning: ranks share a GPU: sums go through host memory and are slow\n",
@@ -233,7 +329,7 @@ static int load_weights(struct session *session, struct error *err)
 			       session->options->quiet);
 		result = weights_load(session->checkpoint, &session->config, &session->shard,
 				      session->dtype, session->group, session->backend,
-				      session->group->rank == 0 ? &progress : NULL, &bytes_read,
+				      session->world->rank == 0 ? &progress : NULL, &bytes_read,
 				      err);
 		progress_end(&bar);
 	}
@@ -244,41 +340,47 @@ static int load_weights(struct session *session, struct error *err)
 	return result;
 }
 
-int session_start(struct session *session, int32_t context, int32_t max_logit_rows,
-		  struct error *err)
+int session_start(struct session *session, const struct session_sizes *wanted, struct error *err)
 {
-	struct group *group = session->group;
+	struct group *world = session->world, *group = session->group;
 	struct model_config *config = &session->config;
-	struct backend_options *sizes = &session->backend_options;
+	struct session_sizes sizes = *wanted;
 	float magnitude = 1;
+	int32_t kv_blocks;
 	int threads = 1;
-	int result = devices_choose(&session->device, group, session->options->backend, err);
-	if (group->agree(group, result, err))
+	int result = devices_choose(&session->device, world, session->options->backend, err);
+	if (world->agree(world, result, err) ||
+	    world->agree(world, place(session, &threads, err), err) ||
+	    devices_measure(&session->device, world, err))
 		return -1;
 
+	choose_step(session, &sizes);
+	if (choose_cache(session, &sizes, &kv_blocks, err))
+		return -1;
 	session->frequencies = malloc((size_t)config->head_dim / 2 * sizeof(float) + sizeof(float));
-	if (session->frequencies)
-		rope_frequencies(config, session->frequencies, &magnitude);
-	*sizes = (struct backend_options){
+	result = session->frequencies ? check_memory(session, &sizes, kv_blocks, err)
+				      : error_memory(err, "rope frequencies");
+	if (world->agree(world, result, err))
+		return -1;
+	rope_frequencies(config, session->frequencies, &magnitude);
+	session->context = sizes.context;
+	session->backend_options = (struct backend_options){
 		.shape = shard_backend_shape(&session->shard, config, session->dtype,
 					     session->frequencies, magnitude),
 		.group = group,
-		.kv_blocks = (int32_t)(((int64_t)context + KV_BLOCK - 1) / KV_BLOCK),
-		.max_blocks = (int32_t)(((int64_t)context + KV_BLOCK - 1) / KV_BLOCK),
-		.max_tokens = plan_max_tokens(session->device.cuda, context),
-		.max_sequences = 1,
-		.max_logit_rows = max_logit_rows < context ? max_logit_rows : context,
+		.kv_blocks = kv_blocks,
+		.max_blocks = blocks_of(sizes.context),
+		.max_tokens = sizes.max_tokens,
+		.max_sequences = sizes.max_sequences,
+		.max_logit_rows = sizes.max_logit_rows,
 		.device = session->device.device,
+		.threads = threads,
 	};
-	result = session->frequencies ? check_memory(session, sizes, context, err)
-				      : error_memory(err, "rope frequencies");
-	if (group->agree(group, result, err) ||
-	    group->agree(group, place(session, &threads, err), err))
-		return -1;
-	sizes->threads = threads;
-	if (group->agree(group, open_backend(session, err), err) ||
-	    group->agree(group, load_weights(session, err), err) ||
-	    group->agree(group, engine_open(&session->engine, session->backend, sizes, err), err))
+	result = open_backend(session, err);
+	if (world->agree(world, result, err) ||
+	    world->agree(world, load_weights(session, err), err) ||
+	    world->agree(world, engine_open(&session->engine, session->backend,
+					    &session->backend_options, err), err))
 		return -1;
 	session->load_s = output_now() - session->start;
 	return 0;

@@ -1,5 +1,5 @@
 /*
- * session.h - the start of a run on all ranks, common to generate and score.
+ * session.h - the start of a run on all ranks, common to generate, batch and score.
  *
  * A session opens in two collective phases, because the context depends on the prompt and the
  * prompt on the tokenizer: first what the model's headers say, then the devices and the weights.
@@ -18,14 +18,16 @@
 
 struct session {
 	const struct options *options;
-	struct group *group;
+	struct group *world; /* all ranks: devices, memory and placement */
+	struct group *group; /* those that hold the model together, maybe the same */
 	struct model_config config;
 	struct generation_defaults defaults;
 	struct checkpoint *checkpoint; /* NULL with --shape */
-	struct tokenizer *tokenizer;   /* of rank 0; NULL where the folder has none */
+	struct tokenizer *tokenizer;   /* of the group's rank 0; NULL where the folder has none */
 	struct shard shard;
 	enum dtype dtype;
 
+	int32_t context; /* positions of one sequence, once started */
 	struct device_choice device;
 	float *frequencies;
 	struct backend_options backend_options; /* borrows config, shard and frequencies */
@@ -34,19 +36,35 @@ struct session {
 	double start, load_s; /* seconds; load_s until the weights are there */
 };
 
-/* Reads the model's headers and, on rank 0, its tokenizer. session_close is due after an error
- * too. The options and the group must outlive the session. */
-int session_open(struct session *, const struct options *, struct group *, struct error *err);
+/* What the steps of a session are to be sized for. */
+struct session_sizes {
+	int32_t context; /* positions of one sequence */
+	/* Of one step; 0: what `fill` says, or for one sequence. */
+	int32_t max_sequences, max_tokens, max_logit_rows;
+	/* The KV cache takes what memory is left, up to max_sequences whole contexts; without it, one
+	 * context. max_sequences is 256 on CUDA and 16 on CPUs where it is 0 (no more than max_tokens),
+	 * max_logit_rows is max_sequences; a context that --context did not ask for shrinks to what
+	 * fits. All ranks of the world take the same sizes, those of the least memory. */
+	bool fill;
+};
+
+/* Reads the model's headers and, on the group's rank 0, its tokenizer. `group` is the world itself
+ * or this rank's replica (mpi_group_split). session_close is due after an error too. The options
+ * and the groups must outlive the session. */
+int session_open(struct session *, const struct options *, struct group *world, struct group *group,
+		 struct error *err);
 void session_close(struct session *);
 
-/* Devices, memory, placement, backend, weights, engine, for one sequence of `context` positions. */
-int session_start(struct session *, int32_t context, int32_t max_logit_rows, struct error *err);
+/* Devices, placement, memory, backend, weights, engine. What was chosen is in session->context and
+ * session->backend_options. */
+int session_start(struct session *, const struct session_sizes *, struct error *err);
 
-/* The context of a call that needs `needed` positions: --context where given, else what the call
- * needs, at most what the model reaches. An ERROR_USAGE where --context exceeds that. */
+/* The context of a call that needs `needed` positions (INT64_MAX: all there are): --context where
+ * given, else what the call needs, at most what the model reaches. An ERROR_USAGE where --context
+ * exceeds that. */
 int session_context(const struct session *, int64_t needed, int32_t *context, struct error *err);
 
-/* Whether rank 0 may speak on standard error. */
+/* Whether this is world rank 0 and may speak on standard error. */
 bool session_speaks(const struct session *);
 
 /* Parts of session_open that `plan` and `tokenize` need as well. */

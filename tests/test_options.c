@@ -36,7 +36,7 @@ static void commands(void)
 	CHECK_OK(parse("tprun score --help"), &err);
 	CHECK(options.help && options.command == COMMAND_SCORE);
 	CHECK_FAILS(parse("tprun"), &err, "--help");
-	CHECK_FAILS(parse("tprun bench"), &err, "generate, score, tokenize, plan");
+	CHECK_FAILS(parse("tprun bench"), &err, "generate, batch, score, tokenize, plan");
 	CHECK(err.kind == ERROR_USAGE);
 	CHECK_FAILS(parse("tprun --model x generate"), &err, "the command comes first");
 }
@@ -63,6 +63,38 @@ static void values(void)
 	CHECK_STR(options.prompt.data, "--");
 	CHECK_OK(parse("tprun plan --ranks 8 --memory 80GiB"), &err);
 	CHECK(options.ranks == 8 && options.memory == 80ull << 30);
+}
+
+/* What batch takes, needs and refuses. */
+static void batch(void)
+{
+	static const char *const bad[][2] = {
+		{"--output o", "batch needs --input FILE"},
+		{"--input i", "batch needs --output FILE"},
+		{"--input i --output -", "not -"},
+		{"--input i --output o --n 0", "--n takes a whole number"},
+		{"--input i --output o --max-batch-tokens 7 --max-sequences 8", "--max-batch-tokens 7"},
+		{"--input i --output o --prompt a", "--prompt is no option of batch"},
+		{"--input i --output o --tp 0", "--tp takes a whole number of at least 1"},
+	};
+	CHECK_OK(parse("tprun batch --input - --output o.jsonl --tp 4 --n 3 --max-sequences 8 "
+		"--max-batch-tokens 8 --temperature 1 --max-new-tokens 9 --stop x --ignore-eos"), &err);
+	CHECK(options.command == COMMAND_BATCH && options.tp == 4 && options.n == 3);
+	CHECK(options.max_sequences == 8 && options.max_batch_tokens == 8);
+	CHECK(options.temperature == 1 && options.max_new_tokens == 9 && options.ignore_eos);
+	CHECK_STR(options.input.data, "-");
+	CHECK_STR(options.output.data, "o.jsonl");
+	CHECK_OK(parse("tprun generate --tp 2 --prompt a"), &err);
+	CHECK_FAILS(parse("tprun generate --input a"), &err, "--input is no option of generate");
+	CHECK_FAILS(parse("tprun plan --tp 2"), &err, "--tp is no option of plan");
+	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+		char line[256];
+		snprintf(line, sizeof line, "tprun batch %s", bad[i][0]);
+		err.kind = ERROR_NONE;
+		CHECK_FAILS(parse(line), &err, bad[i][1]);
+		CHECK_MSG(err.kind == ERROR_USAGE, "%s", line);
+	}
+	CHECK_OK(parse("tprun batch --help"), &err); /* asks for nothing */
 }
 
 static void wrong_values(void)
@@ -156,6 +188,11 @@ static void config_file(void)
 	CHECK_OK(parse_config("plan", "{\"memory\": \"1GiB\", \"ranks\": 3}", ""), &err);
 	CHECK(options.memory == 1 << 30 && options.ranks == 3);
 
+	CHECK_OK(parse_config("batch", "{\"input\": \"i\", \"output\": \"o\", \"n\": 2}", ""), &err);
+	CHECK(options.n == 2);
+	CHECK_STR(options.output.data, "o");
+	CHECK_FAILS(parse_config("batch", "{\"input\": \"i\"}", ""), &err, "batch needs --output");
+
 	static const char *const bad[][2] = {
 		{"[]", "JSON object"}, {"{", "not valid JSON"},
 		{"{\"tempature\": 1}", "\"tempature\" is no option"},
@@ -186,8 +223,9 @@ static void help(void)
 		for (at = text; (at = strstr(at, "\n  --")); at++) {
 			char name[64], line[128];
 			sscanf(at + 3, "%63[a-z-]", name);
-			snprintf(line, sizeof line, "tprun %s %s",
-				 options_command_name((enum command)command), name);
+			snprintf(line, sizeof line, "tprun %s %s%s",
+				 options_command_name((enum command)command),
+				 command == COMMAND_BATCH ? "--input a --output b " : "", name);
 			err.message[0] = '\0';
 			if (parse(line))
 				CHECK_MSG(strstr(err.message, "needs a value"), "%s", err.message);
@@ -219,6 +257,7 @@ int main(void)
 {
 	RUN(commands);
 	RUN(values);
+	RUN(batch);
 	RUN(wrong_values);
 	RUN(sizes);
 	RUN(config_file);

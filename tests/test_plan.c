@@ -106,6 +106,40 @@ static void largest_context(void)
 	CHECK(plan_largest_context(&config, &plan, (uint64_t)1 << 40) == config.max_positions);
 }
 
+/* Whether every rank of the plan fits in `memory` bytes with a cache of that many blocks. */
+static bool blocks_fit(struct plan_options plan, int32_t blocks, uint64_t memory)
+{
+	plan.kv_tokens = blocks * KV_BLOCK;
+	return fits(plan, plan.context, memory);
+}
+
+static void kv_blocks(void)
+{
+	static const char *const names[] = {"llama-3-8b", "qwen2.5-7b", "tinyllama-1.1b"};
+	int some = 0;
+	for (int n = 0; n < 60; n++) {
+		read_shape(names[n % 3]);
+		struct plan_options plan = {
+			.cuda = test_int(0, 1), .dtype = DTYPE_BF16, .ranks = (int32_t)test_int(1, 8),
+			.context = (int32_t)test_int(1, config.max_positions),
+			.kv_tokens = (int32_t)test_int(0, 1000), /* means nothing */
+			.max_tokens = 512, .max_sequences = (int32_t)test_int(1, 256),
+			.max_logit_rows = 16,
+		};
+		uint64_t memory = (uint64_t)test_int(1, 24) << 30;
+		int32_t most = (int32_t)test_int(1, test_int(0, 1) ? 1000 : 100000);
+		int32_t blocks = plan_kv_blocks(&config, &plan, memory, most);
+		CHECK(blocks >= 0 && blocks <= most);
+		CHECK(blocks == 0 || blocks_fit(plan, blocks, memory));
+		CHECK(blocks == most || !blocks_fit(plan, blocks + 1, memory));
+		some += blocks > 0 && blocks < most;
+	}
+	CHECK(some > 0);
+	struct plan_options plan = {.dtype = DTYPE_BF16, .ranks = 1, .context = 16};
+	CHECK(plan_kv_blocks(&config, &plan, UINT64_MAX, INT32_MAX) == INT32_MAX / KV_BLOCK);
+	CHECK(plan_kv_blocks(&config, &plan, 1 << 20, INT32_MAX) == 0);
+}
+
 static void too_many_ranks(void)
 {
 	read_shape("smollm2-135m");
@@ -141,6 +175,7 @@ int main(void)
 {
 	RUN(bytes_of_published_models);
 	RUN(largest_context);
+	RUN(kv_blocks);
 	RUN(too_many_ranks);
 	RUN(options_count);
 	TEST_END();

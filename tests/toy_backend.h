@@ -17,6 +17,7 @@
 
 struct toy {
 	struct backend base;
+	struct backend_ops ops; /* a test may set `asynchronous` after toy_open */
 	const struct backend_options *options;
 	uint64_t *cache;	/* [kv_blocks * KV_BLOCK] */
 	uint64_t *contexts;	/* [max_logit_rows] */
@@ -271,13 +272,13 @@ static inline void toy_close(struct toy *toy)
 static inline int toy_open(struct toy *toy, const struct backend_options *options, float scale,
 			   struct error *err)
 {
-	static const struct backend_ops ops = {
+	const struct backend_ops ops = {
 		.name = "toy", .begin = toy_begin, .embed = toy_embed, .qkv = toy_qkv,
 		.attend = toy_attend, .project_attention = toy_project_attention,
 		.gate_up = toy_gate_up, .project_mlp = toy_project_mlp, .logits = toy_logits,
 		.end = toy_end, .candidates = toy_candidates, .logit_row = toy_logit_row,
 	};
-	*toy = (struct toy){.base = {&ops}, .options = options, .scale = scale};
+	*toy = (struct toy){.base = {&toy->ops}, .ops = ops, .options = options, .scale = scale};
 	toy->cache = calloc((size_t)options->kv_blocks * KV_BLOCK, sizeof *toy->cache);
 	toy->contexts = calloc((size_t)options->max_logit_rows, sizeof *toy->contexts);
 	toy->logits = calloc((size_t)options->max_logit_rows * (size_t)options->shape.vocab + 1,

@@ -251,7 +251,7 @@ static int backend_poke(struct backend *base, enum backend_buffer buffer, const 
 }
 
 static const struct backend_ops cuda_ops = {
-	"cuda", backend_close, weights_load, weights_load_random, weights_load_end,
+	"cuda", true, backend_close, weights_load, weights_load_random, weights_load_end,
 	step_begin, block_embed, block_qkv, block_attend, block_project_attention, block_gate_up,
 	block_project_mlp, block_logits, step_end,
 	candidates_run, backend_logit_row, backend_peek, backend_poke,

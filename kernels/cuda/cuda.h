@@ -2,9 +2,9 @@
  * cuda.h - what the launcher asks of CUDA besides the backend itself.
  *
  * The device queries go through the driver library, opened when first needed, so that the
- * program starts on machines that have none. They create no context on any device: the
- * placement can ask for a device's PCI address and bind the process before CUDA starts its
- * threads. No CUDA header is needed to include this file or to compile device.c.
+ * program starts on machines that have none. Counting and describing create no context on any
+ * device: the placement can ask for a device's PCI address and bind the process before CUDA starts
+ * its threads. No CUDA header is needed to include this file or to compile device.c.
  */
 #ifndef TPRUN_CUDA_CUDA_H
 #define TPRUN_CUDA_CUDA_H
@@ -30,6 +30,9 @@ struct cuda_device_info {
  * driver or no device. A driver that is there but fails is an error. */
 int cuda_device_count(int *count, struct error *err);
 int cuda_device_describe(int device, struct cuda_device_info *out, struct error *err);
+/* Bytes that are free on the device now. Creates the context that the backend will use, and keeps
+ * it to the end of the process, so that what it takes is counted already. */
+int cuda_device_free_memory(int device, uint64_t *bytes, struct error *err);
 
 /* How a backend opened by cuda_backend_open adds up over the ranks: "none" (one rank), "nccl",
  * "nccl with symmetric windows", or "host" with the reason in brackets. The backend's own. */

@@ -1,7 +1,7 @@
 /*
  * device.c - counting and naming GPUs through the driver, without CUDA's headers.
  *
- * The handful of driver functions used here have had the same signatures since CUDA 5; the
+ * The handful of driver functions used here have had the same signatures since CUDA 7; the
  * attribute numbers are those of the driver API's CUdevice_attribute.
  */
 #include <dlfcn.h>
@@ -27,6 +27,10 @@ struct driver {
 	int (*memory)(size_t *, int);
 	int (*attribute)(int *, int, int);
 	int (*error_string)(int, const char **);
+	int (*context)(void **, int);
+	int (*push)(void *);
+	int (*pop)(void **);
+	int (*free_memory)(size_t *, size_t *);
 };
 
 static int driver_failed(const struct driver *driver, int status, const char *call,
@@ -59,6 +63,10 @@ static int driver_open(struct driver *driver, struct error *err)
 		{&driver->memory, "cuDeviceTotalMem_v2"},
 		{&driver->attribute, "cuDeviceGetAttribute"},
 		{&driver->error_string, "cuGetErrorString"},
+		{&driver->context, "cuDevicePrimaryCtxRetain"},
+		{&driver->push, "cuCtxPushCurrent_v2"},
+		{&driver->pop, "cuCtxPopCurrent_v2"},
+		{&driver->free_memory, "cuMemGetInfo_v2"},
 	};
 	for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++) {
 		void *function = dlsym(driver->library, symbols[i].symbol);
@@ -117,5 +125,26 @@ int cuda_device_describe(int device, struct cuda_device_info *out, struct error 
 			*at++ = '-';
 		at += snprintf(at, 3, "%02x", uuid[i]);
 	}
+	return 0;
+}
+
+int cuda_device_free_memory(int device, uint64_t *bytes, struct error *err)
+{
+	struct driver driver;
+	void *context;
+	int handle, status;
+	size_t left, total;
+
+	if (driver_open(&driver, err))
+		return -1;
+	if (!driver.library)
+		return error_run(err, "GPU %d: this machine has no NVIDIA driver", device);
+	if ((status = driver.init(0)) || (status = driver.get(&handle, device)) ||
+	    (status = driver.context(&context, handle)) || (status = driver.push(context)) ||
+	    (status = driver.free_memory(&left, &total)) || (status = driver.pop(&context))) {
+		driver_failed(&driver, status, "asking the driver for free memory", err);
+		return error_context(err, "GPU %d", device);
+	}
+	*bytes = left;
 	return 0;
 }

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "runtime/engine/forward.h"
 #include "runtime/engine/message.h"
@@ -22,7 +23,18 @@ struct engine {
 	int32_t widest;		      /* the largest of the parts */
 	float *row, *rows;	      /* [widest]; rank 0: [size][widest] */
 	int32_t rows_ready;	      /* of the last step: what engine_logit_row may ask for */
+	/* Rank 0, between engine_submit and engine_collect: */
+	const struct logit_request *requests;
+	int32_t rows_due;
+	struct engine_times times;
 };
+
+static double now_s(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
 
 /* All ranks learn all parts of the vocabulary. */
 static int share_vocab(struct engine *engine, struct error *err)
@@ -139,19 +151,19 @@ static int pass_message(struct engine *engine, struct error *err)
 
 /* ---- what every rank does ---------------------------------------------------------------------- */
 
-/* This rank's part of a step; its answers go to results, and to rank 0's parts. */
-static int run_step(struct engine *engine, const struct step *step,
-		    const struct logit_request *requests, struct error *err)
+/* Waits for this rank's part of a step and answers `requests`: to results, and rank 0's parts. */
+static int answer(struct engine *engine, const struct logit_request *requests, int32_t rows,
+		  struct error *err)
 {
 	const struct group *group = engine->group;
 
-	if (forward(engine->backend, engine->options->shape.layers, step, err) ||
-	    engine->backend->ops->candidates(engine->backend, requests, engine->results, err))
+	if (engine->backend->ops->candidates(engine->backend, requests, engine->results, err))
 		return -1;
-	if (group->size == 1 || step->logit_rows == 0)
+	engine->times.free_s = now_s();
+	if (group->size == 1 || rows == 0)
 		return 0;
-	return group->gather(group, engine->results,
-			     (size_t)step->logit_rows * sizeof *engine->results, engine->parts, err);
+	return group->gather(group, engine->results, (size_t)rows * sizeof *engine->results,
+			     engine->parts, err);
 }
 
 /* This rank's part of a row of logits; the parts arrive in rank 0's rows. */
@@ -171,30 +183,54 @@ static int run_row(struct engine *engine, int32_t row, struct error *err)
 
 /* ---- rank 0 ------------------------------------------------------------------------------------ */
 
-int engine_step(struct engine *engine, const struct step *step, const struct logit_request *requests,
-		struct candidate_list *lists, struct error *err)
+int engine_submit(struct engine *engine, const struct step *step,
+		  const struct logit_request *requests, struct error *err)
 {
-	const struct group *group = engine->group;
-	bool alone = group->size == 1;
-
 	if (message_check_step(engine->options, step, requests, err))
 		return -1;
-	if (!alone) {
+	if (engine->group->size > 1) {
 		message_pack_step(&engine->message, step, requests);
 		if (pass_message(engine, err))
 			return -1;
 	}
 	engine->rows_ready = 0;
-	if (run_step(engine, step, requests, err))
+	engine->rows_due = step->logit_rows;
+	engine->requests = requests;
+	engine->times.handed_s = now_s();
+	return forward(engine->backend, engine->options->shape.layers, step, err);
+}
+
+int engine_collect(struct engine *engine, struct candidate_list *lists, struct error *err)
+{
+	int32_t rows = engine->rows_due;
+
+	if (answer(engine, engine->requests, rows, err))
 		return -1;
 	/* The gathered parts lie [rank][row]. */
-	const struct logit_result *parts = alone ? engine->results : engine->parts;
-	for (int32_t i = 0; i < step->logit_rows; i++)
-		if (sampler_merge(&lists[i], parts + i, (size_t)step->logit_rows, group->size,
+	const struct logit_result *parts = engine->group->size == 1 ? engine->results
+								    : engine->parts;
+	for (int32_t i = 0; i < rows; i++)
+		if (sampler_merge(&lists[i], parts + i, (size_t)rows, engine->group->size,
 				  engine->options->shape.total_vocab, err))
 			return -1;
-	engine->rows_ready = step->logit_rows;
+	engine->rows_ready = rows;
 	return 0;
+}
+
+int engine_step(struct engine *engine, const struct step *step, const struct logit_request *requests,
+		struct candidate_list *lists, struct error *err)
+{
+	return engine_submit(engine, step, requests, err) || engine_collect(engine, lists, err) ? -1 : 0;
+}
+
+bool engine_asynchronous(const struct engine *engine)
+{
+	return engine->backend->ops->asynchronous;
+}
+
+struct engine_times engine_times(const struct engine *engine)
+{
+	return engine->times;
 }
 
 int engine_logit_row(struct engine *engine, int32_t row, float *out, struct error *err)
@@ -242,7 +278,9 @@ int engine_follow(struct engine *engine, struct error *err)
 			return -1;
 		switch (message_unpack(message, err)) {
 		case MESSAGE_RUN:
-			if (run_step(engine, &message->step, message->requests, err))
+			if (forward(engine->backend, engine->options->shape.layers, &message->step,
+				    err) ||
+			    answer(engine, message->requests, message->step.logit_rows, err))
 				return -1;
 			engine->rows_ready = message->step.logit_rows;
 			break;

@@ -6,6 +6,7 @@
 
 #include <stdint.h>
 
+#include "runtime/engine/completions.h"
 #include "runtime/engine/engine.h"
 #include "runtime/model/config.h"
 #include "runtime/text/sampler.h"
@@ -27,13 +28,10 @@ struct generate_options {
 	void *put_context;
 };
 
-/* STOP: an EOS came, or put said so. LENGTH: max_new_tokens or the context is used up. */
-enum finish_reason { FINISH_STOP, FINISH_LENGTH };
-
 struct generate_result {
 	int32_t *ids;	/* malloc'ed: the new ids, the final EOS included; the caller frees it */
 	int32_t count;
-	enum finish_reason finish;
+	enum finish_reason finish; /* LENGTH: max_new_tokens or the context is used up */
 	double prefill_s;  /* from the call to the first new id */
 	double decode_s;   /* from the first new id to the last */
 };

@@ -49,30 +49,45 @@ uint64_t plan_total(const struct backend_memory *memory)
 	return memory->weights + memory->kv_cache + memory->workspace + memory->overhead;
 }
 
-static bool fits(const struct model_config *config, struct plan_options plan, int32_t context,
-		 uint64_t bytes)
+static bool fits(const struct model_config *config, const struct plan_options *plan, uint64_t bytes)
 {
 	struct error ignored;
-	plan.context = context;
-	for (int32_t rank = 0; rank < plan.ranks; rank++) {
+	for (int32_t rank = 0; rank < plan->ranks; rank++) {
 		struct backend_memory memory;
-		if (plan_rank(config, &plan, rank, &memory, &ignored) || plan_total(&memory) > bytes)
+		if (plan_rank(config, plan, rank, &memory, &ignored) || plan_total(&memory) > bytes)
 			return false;
 	}
 	return true;
 }
 
-int32_t plan_largest_context(const struct model_config *config, const struct plan_options *plan,
-			     uint64_t memory)
+/* The most blocks in *tokens, a field of *plan, with which it fits; at most `most`. */
+static int32_t most_fitting(const struct model_config *config, struct plan_options *plan,
+			    int32_t *tokens, int32_t most, uint64_t memory)
 {
-	/* Invariant: `fitting` blocks fit, `unfit` blocks do not or are beyond the model. */
-	int32_t fitting = 0, unfit = config->max_positions / KV_BLOCK + 1;
+	/* Invariant: `fitting` blocks fit, `unfit` blocks do not or are too many. */
+	int32_t fitting = 0, unfit = (most < INT32_MAX / KV_BLOCK ? most : INT32_MAX / KV_BLOCK) + 1;
 	while (unfit - fitting > 1) {
 		int32_t middle = fitting + (unfit - fitting) / 2;
-		if (fits(config, *plan, middle * KV_BLOCK, memory))
+		*tokens = middle * KV_BLOCK;
+		if (fits(config, plan, memory))
 			fitting = middle;
 		else
 			unfit = middle;
 	}
-	return fitting * KV_BLOCK;
+	return fitting;
+}
+
+int32_t plan_largest_context(const struct model_config *config, const struct plan_options *options,
+			     uint64_t memory)
+{
+	struct plan_options plan = *options;
+	return KV_BLOCK * most_fitting(config, &plan, &plan.context, config->max_positions / KV_BLOCK,
+				       memory);
+}
+
+int32_t plan_kv_blocks(const struct model_config *config, const struct plan_options *options,
+		       uint64_t memory, int32_t most)
+{
+	struct plan_options plan = *options;
+	return most_fitting(config, &plan, &plan.kv_tokens, most, memory);
 }

@@ -13,6 +13,9 @@ refused_everywhere missing-folder 2 "/nowhere/at-all" generate "${cpu[@]}" --mod
 mkdir "$TEMP/empty"
 refused_everywhere no-config 2 "config.json" generate "${cpu[@]}" --model "$TEMP/empty" --prompt a
 refused_everywhere missing-shape 1 "/nowhere/shape" generate "${cpu[@]}" --shape /nowhere/shape --prompt-ids 1
+refused_everywhere batch-no-input 2 "batch needs --input FILE" batch --output "$TEMP/out.jsonl"
+refused_everywhere batch-no-output 2 "batch needs --output FILE" batch --input -
+refused_everywhere tp-of-generate 2 "--tp 7: generate splits the model over all ranks" generate --tp 7 --prompt a
 
 needs_stories bad-models
 stories=("${cpu[@]}" --model "$STORIES")

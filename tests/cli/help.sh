@@ -5,10 +5,11 @@
 run 1 --help
 good help
 says help-names-commands "tokenize" out
+says help-names-status "3 stopped" out
 check help-quiet [ ! -s "$TEMP/err" ]
 run 1 --version
 says version "tprun " out
-for command in generate score tokenize plan; do
+for command in generate batch score tokenize plan; do
 	run 1 $command --help
 	good "help-$command"
 	says "help-$command-options" "--model DIR" out
