@@ -194,7 +194,8 @@ static void report(struct run *run)
 	batch_report_progress(&run->report, &progress);
 }
 
-/* Ends the other leaders' loops and takes their last results, for a while. */
+/* Ends the other leaders' loops and takes their last results, for a while: what they have sent and
+ * nobody takes would keep them from ending. */
 static int finish(struct run *run, struct error *err)
 {
 	double deadline = output_now() + answer_s;

@@ -316,6 +316,10 @@ static const struct {
 	 "{{ ns.s }}", "too deep"},
 	{"{% set ns = namespace(s=[], t=[]) %}{% for a in range(5000) %}{% set ns.s = [ns.s] %}"
 	 "{% set ns.t = [ns.t] %}{% endfor %}{{ ns.s == ns.t }}", "too deep"},
+	{"{{ ('a' * 9999999).rfind('a' * 999999 + 'b') }}", "too many steps"},
+	{"{{ ('a' * 9999999).rsplit('b' + 'a' * 999999) }}", "too many steps"},
+	{"{{ ('a' * 9999999).strip('b' * 999999) }}", "too many steps"},
+	{"{{ ('a' * 9999999)|trim('b' * 999999) }}", "too many steps"},
 	{"{% set ns = namespace(l=[1]) %}{% for a in range(40) %}{% set ns.l = ns.l + ns.l %}"
 	 "{% endfor %}", "too much memory"},
 };
@@ -383,6 +387,19 @@ static void deep_nesting(void)
 		free(template);
 		free(inside);
 	}
+	json_decref(messages);
+}
+
+static void many_names(void)
+{
+	struct error err = {0};
+	char *template = malloc(100000), *at = template, *text;
+	json_t *messages = json_array();
+	for (int i = 0; i < 5000; i++)
+		at += sprintf(at, "{{a%d}}", i);
+	CHECK_FAILS(render_text(template, NULL, messages, false, NULL, &text, &err), &err,
+		    "too many names");
+	free(template);
 	json_decref(messages);
 }
 
@@ -482,6 +499,7 @@ int main(void)
 	RUN(folders);
 	RUN(what_is_refused);
 	RUN(deep_nesting);
+	RUN(many_names);
 	RUN(messages_of_any_shape);
 	RUN(the_time);
 	RUN(speed);

@@ -7,11 +7,9 @@
  * while this one is used. A warp owns 16 of the tokens. Products are mma.m16n8k16 with float32
  * sums; the weights of the softmax are rounded to the model's type between the two products,
  * as are the queries before. Every order is fixed.
- *
- * In the fragments of that instruction a lane holds, of a 16 x 8 result, rows lane/4 and
- * lane/4 + 8, and of each the columns lane%4*2 and the next.
  */
 #include "kernels/cuda/internal.cuh"
+#include "kernels/cuda/tensor.cuh"
 
 enum { WARPS = 4, THREADS = 32 * WARPS, KEYS = 64, SKEW = 8 };
 
@@ -26,75 +24,6 @@ struct tile_parameters {
 	int window;
 	float scale;		/* of q·k, times log2(e) */
 };
-
-__device__ __forceinline__ uint32_t pack_pair(float low, float high, __nv_bfloat16)
-{
-	__nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-	return *(uint32_t *)&pair;
-}
-
-__device__ __forceinline__ uint32_t pack_pair(float low, float high, __half)
-{
-	__half2 pair = __floats2half2_rn(low, high);
-	return *(uint32_t *)&pair;
-}
-
-/* d += a b: a 16 x 16 (rows), b 16 x 8 (columns). */
-__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
-					 __nv_bfloat16)
-{
-	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-		     "{%8,%9}, {%0,%1,%2,%3};"
-		     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-		     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
-					 __half)
-{
-	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-		     "{%8,%9}, {%0,%1,%2,%3};"
-		     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-		     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ uint32_t shared_address(const void *at)
-{
-	return (uint32_t)__cvta_generic_to_shared(at);
-}
-
-/* Four 8 x 8 matrices; lanes 8m..8m+7 give the rows of matrix m. */
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const void *row)
-{
-	asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-		     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-		     : "r"(shared_address(row)) : "memory");
-}
-
-__device__ __forceinline__ void load_matrices_turned(uint32_t (&r)[4], const void *row)
-{
-	asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-		     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-		     : "r"(shared_address(row)) : "memory");
-}
-
-/* 16 bytes to shared memory in the background; zeros where not `there`. */
-__device__ __forceinline__ void copy_piece(void *to, const void *from, bool there)
-{
-	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-		     :: "r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
-}
-
-__device__ __forceinline__ void copy_commit(void)
-{
-	asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-/* All copies but those of the last commit have arrived. */
-__device__ __forceinline__ void copy_wait_but_one(void)
-{
-	asm volatile("cp.async.wait_group 1;" ::: "memory");
-}
 
 /* Starts the copy of keys and values of positions [start, start + KEYS), zeros from `end` on. */
 template <typename W, int D>
@@ -166,7 +95,7 @@ __global__ void __launch_bounds__(THREADS) attend_tile_kernel(const __grid_const
 					values[stage ^ 1]);
 		else
 			copy_commit();
-		copy_wait_but_one();
+		copy_wait<1>();
 		__syncthreads();
 
 		float score[KEYS / 8][4] = {};
@@ -270,17 +199,6 @@ template <typename W, int D> static size_t tile_shared(void)
 	return 4 * sizeof(W[KEYS][D + SKEW]);
 }
 
-/* Calls f(W(), size_t D constant) for the shape's 16-bit type and the kernel's head size. */
-template <typename F> static int for_tile(const struct cuda_backend *b, F f)
-{
-	bool small = b->options.shape.head_dim <= 64;
-	struct d64 { enum { D = 64 }; };
-	struct d128 { enum { D = 128 }; };
-	if (b->options.shape.dtype == DTYPE_F16)
-		return small ? f(__half(), d64()) : f(__half(), d128());
-	return small ? f(__nv_bfloat16(), d64()) : f(__nv_bfloat16(), d128());
-}
-
 bool attend_tile_fits(const struct cuda_backend *b)
 {
 	return b->options.shape.dtype != DTYPE_F32 && b->options.shape.head_dim <= 128;
@@ -290,7 +208,7 @@ int attend_tile_prepare(struct cuda_backend *b, struct error *err)
 {
 	if (!attend_tile_fits(b))
 		return 0;
-	return for_tile(b, [&](auto w, auto d) {
+	return for_tensor(b, [&](auto w, auto d) {
 		typedef decltype(w) W;
 		constexpr int D = decltype(d)::D;
 		return cuda_ok(b, err,
@@ -327,7 +245,7 @@ int attend_tile_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	p.window = s->windows[layer];
 	p.scale = s->attention_scale * 1.44269504088896341f;
 	dim3 grid((unsigned)b->step.tile_count, (unsigned)(p.kv_heads * p.group_max));
-	return for_tile(b, [&](auto w, auto d) {
+	return for_tensor(b, [&](auto w, auto d) {
 		typedef decltype(w) W;
 		constexpr int D = decltype(d)::D;
 		return kernel_launch(b, err, "attend_tile_kernel", attend_tile_kernel<W, D>, grid, THREADS,

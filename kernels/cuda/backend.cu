@@ -223,6 +223,7 @@ static int transfer(struct cuda_backend *b, enum backend_buffer buffer, float *o
 	if (in)
 		dtype_convert(in, DTYPE_F32, packed, v.dtype, count);
 	b->plain_next = true;
+	b->normed = NULL;
 	if (!cuda_ok(b, err, in ? cudaMemcpy2DAsync(v.data, pitch, packed, width, width, (size_t)v.rows,
 						    cudaMemcpyHostToDevice, b->stream)
 				: cudaMemcpy2DAsync(packed, width, v.data, pitch, width, (size_t)v.rows,
@@ -282,7 +283,8 @@ int cuda_backend_open(struct backend **out, const struct backend_options *option
 		b->options = *options;
 		cuda_layout_plan(&b->layout, options, reduce_wanted(options->group));
 		result = check_options(options, err) || open_device(b, err) || open_memory(b, err) ||
-			 open_cublas(b, err) || gemv_prepare(b, err) || attend_tile_prepare(b, err) ? -1 : 0;
+			 open_cublas(b, err) || gemv_prepare(b, err) || attend_tile_prepare(b, err) ||
+			 attend_stream_prepare(b, err) ? -1 : 0;
 	} else
 		result = error_memory(err, "the CUDA backend");
 	/* A rank that failed must not leave the others waiting for it in NCCL. */

@@ -24,13 +24,30 @@ static int product(struct cuda_backend *b, const void *weights, int rows, int co
 	cudaDataType_t type = types[b->options.shape.dtype];
 	const float one = 1, beta = add ? 1 : 0;
 
-	b->plain_next = true;
+	/* Kernels of ours may follow early: what cuBLAS launches has itself waited for all before. */
 	return cublas_ok(b, err,
 			 b->blas.gemm_ex(b->cublas, CUBLAS_OP_T, CUBLAS_OP_N, rows, tokens, columns, &one,
 					 weights, type, columns, input, type, columns, &beta, out,
 					 out_float ? CUDA_R_32F : type, out_stride, CUBLAS_COMPUTE_32F,
 					 CUBLAS_GEMM_DEFAULT),
 			 "cublasGemmEx") ? 0 : -1;
+}
+
+/* normed = RMSNorm(residual) of all tokens, unless that was done with the residual. */
+static int norm_tokens(struct cuda_backend *b, const float *norm, struct error *err)
+{
+	bool done = b->normed == norm;
+	b->normed = NULL;
+	return done ? 0 : norm_launch(b, b->step.tokens, NULL, norm, err);
+}
+
+/* A norm that the block after this one will want of the step's tokens, or NULL where its gemv
+ * takes it along or there is no such block. */
+static const float *next_norm(const struct cuda_backend *b, int32_t layer, uint64_t norm)
+{
+	if (layer >= b->options.shape.layers || gemv_fits(b, b->step.tokens, b->layout.hidden_stride))
+		return NULL;
+	return layer_at<float>(b, layer, norm);
 }
 
 /* A gemv over the RMSNorm of the residual. */
@@ -59,9 +76,10 @@ int block_embed(struct backend *base, struct error *err)
 	if (b->reduce == REDUCE_NONE)
 		return embed_launch(b, at<float>(b, b->layout.residual), true, false, err);
 	void *buffer = reduce_buffer(b, &is_float);
-	if (embed_launch(b, buffer, is_float, true, err) || reduce_sum(b, err))
+	if (embed_launch(b, buffer, is_float, true, err) || reduce_sum(b, true, err))
 		return -1;
-	return residual_launch(b, buffer, is_float, false, NULL, err);
+	return residual_launch(b, buffer, is_float, false, NULL, next_norm(b, 0, b->layout.attention_norm),
+			       err);
 }
 
 int block_qkv(struct backend *base, int32_t layer, struct error *err)
@@ -74,7 +92,7 @@ int block_qkv(struct backend *base, int32_t layer, struct error *err)
 
 	b->blocks_called++;
 	if (!gemv_fits(b, b->step.tokens, l->hidden_stride)) {
-		if (norm_launch(b, b->step.tokens, NULL, norm, err) ||
+		if (norm_tokens(b, norm, err) ||
 		    product(b, weights, l->qkv_rows, l->hidden_stride, at<void>(b, l->normed),
 			    b->step.tokens, at<void>(b, l->scratch), true, l->qkv_stride, false, err))
 			return -1;
@@ -106,16 +124,17 @@ int block_attend(struct backend *base, int32_t layer, struct error *err)
 {
 	struct cuda_backend *b = cuda_of(base);
 	b->blocks_called++;
-	return attend_tile_launch(b, layer, err) || attend_launch(b, layer, err) ? -1 : 0;
+	return attend_tile_launch(b, layer, err) || attend_stream_launch(b, layer, err) ||
+	       attend_launch(b, layer, err) ? -1 : 0;
 }
 
-/* residual += all-reduce(weights · input) + bias. columns: 0 where this rank has no part. The
- * input is wide exactly where gemv_wide says so. */
+/* residual += all-reduce(weights · input) + bias, and the next block's norm of it. columns: 0 where
+ * this rank has no part. The input is wide exactly where gemv_wide says so. */
 static int project(struct cuda_backend *b, const void *weights, struct cuda_rows input, int columns,
-		   const float *bias, struct error *err)
+		   const float *bias, const float *norm, struct error *err)
 {
 	int hidden = b->options.shape.hidden, stride = b->layout.hidden_stride, tokens = b->step.tokens;
-	bool alone = b->reduce == REDUCE_NONE, is_float = true;
+	bool alone = b->reduce == REDUCE_NONE, is_float = true, published = true;
 	void *out = alone ? at<void>(b, b->layout.residual) : reduce_buffer(b, &is_float);
 
 	if (columns == 0) {
@@ -136,13 +155,16 @@ static int project(struct cuda_backend *b, const void *weights, struct cuda_rows
 		if (gemv_launch(b, &g, err))
 			return -1;
 		bias = alone ? NULL : bias;
-	} else if (product(b, weights, hidden, columns, input.data, tokens, out, is_float, stride, alone, err))
-		return -1;
+	} else {
+		if (product(b, weights, hidden, columns, input.data, tokens, out, is_float, stride, alone, err))
+			return -1;
+		published = false;
+	}
 	if (alone)
-		return bias ? residual_launch(b, NULL, true, true, bias, err) : 0;
-	if (reduce_sum(b, err))
+		return bias ? residual_launch(b, NULL, true, true, bias, norm, err) : 0;
+	if (reduce_sum(b, published, err))
 		return -1;
-	return residual_launch(b, out, is_float, true, bias, err);
+	return residual_launch(b, out, is_float, true, bias, norm, err);
 }
 
 int block_project_attention(struct backend *base, int32_t layer, struct error *err)
@@ -151,7 +173,8 @@ int block_project_attention(struct backend *base, int32_t layer, struct error *e
 	const struct cuda_layout *l = &b->layout;
 	b->blocks_called++;
 	return project(b, layer_at<void>(b, layer, l->output), b->step.attention, l->attention_stride,
-		       b->has_output_bias ? layer_at<float>(b, layer, l->output_bias) : NULL, err);
+		       b->has_output_bias ? layer_at<float>(b, layer, l->output_bias) : NULL,
+		       next_norm(b, layer, l->mlp_norm), err);
 }
 
 int block_gate_up(struct backend *base, int32_t layer, struct error *err)
@@ -167,7 +190,7 @@ int block_gate_up(struct backend *base, int32_t layer, struct error *err)
 	if (!rows)
 		return 0;
 	if (!gemv_fits(b, b->step.tokens, l->hidden_stride)) {
-		if (norm_launch(b, b->step.tokens, NULL, norm, err) ||
+		if (norm_tokens(b, norm, err) ||
 		    product(b, weights, rows, l->hidden_stride, at<void>(b, l->normed), b->step.tokens,
 			    at<void>(b, l->scratch), false, l->gate_up_stride, false, err))
 			return -1;
@@ -188,7 +211,8 @@ int block_project_mlp(struct backend *base, int32_t layer, struct error *err)
 	const struct cuda_layout *l = &b->layout;
 	b->blocks_called++;
 	return project(b, layer_at<void>(b, layer, l->down), b->step.activation, l->activation_stride,
-		       b->has_down_bias ? layer_at<float>(b, layer, l->down_bias) : NULL, err);
+		       b->has_down_bias ? layer_at<float>(b, layer, l->down_bias) : NULL,
+		       next_norm(b, layer + 1, l->attention_norm), err);
 }
 
 int block_logits(struct backend *base, struct error *err)

@@ -3,15 +3,19 @@
  *
  * A candidate is one 64-bit key: its logit in an order-preserving form above, the complement
  * of its id below, so that sorting keys downwards sorts by logit and then by lower id. Blocks
- * sort a chunk of a row each and keep its best; one block a row then merges. Bitonic sorts
- * (Batcher 1968): no step depends on the data, so neither does the time.
+ * find the best of a chunk of a row each; one block a row then merges. Bitonic sorts (Batcher
+ * 1968).
  *
  * Between the steps of a decode every microsecond counts: the kernels read the requests of a few
  * rows from the host's memory, and write all answers there, without copies before and after.
  */
 #include "kernels/cuda/internal.cuh"
 
-enum { THREADS = CANDIDATE_CHUNK / 2 };
+enum {
+	THREADS = CANDIDATE_CHUNK / 2,
+	CHUNK_MAX = CANDIDATE_CHUNK / CANDIDATES * THREADS, /* logits of a chunk, see chunk_kernel */
+	CANDIDATE_BLOCKS = 256,				    /* about so many chunks of all rows */
+};
 
 /* -0 counts as 0. A NaN sorts somewhere; the log-sum-exp tells of it. */
 __device__ __forceinline__ uint64_t key_of(float logit, uint32_t id)
@@ -27,13 +31,16 @@ __device__ __forceinline__ float logit_of(uint64_t key)
 	return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
 }
 
-/* Sorts CANDIDATE_CHUNK keys downwards; begins and ends with a barrier. */
-__device__ void sort_keys(uint64_t *keys)
+/* Sorts `all` keys, a power of two up to CANDIDATE_CHUNK, downwards; begins and ends with a
+ * barrier. */
+__device__ void sort_keys(uint64_t *keys, int all)
 {
 	int t = (int)threadIdx.x;
-	for (int size = 2; size <= CANDIDATE_CHUNK; size *= 2)
+	for (int size = 2; size <= all; size *= 2)
 		for (int apart = size / 2; apart; apart /= 2) {
 			__syncthreads();
+			if (t >= all / 2)
+				continue;
 			int i = 2 * t - (t & (apart - 1)), j = i + apart;
 			uint64_t a = keys[i], b = keys[j];
 			if ((a < b) == ((i & size) == 0)) {
@@ -42,6 +49,17 @@ __device__ void sort_keys(uint64_t *keys)
 			}
 		}
 	__syncthreads();
+}
+
+/* Fills up to a power of two with zeros, which sort last, and sorts. */
+__device__ void sort_some(uint64_t *keys, int count)
+{
+	int all = CANDIDATES;
+	while (all < count)
+		all *= 2;
+	for (int i = count + (int)threadIdx.x; i < all; i += THREADS)
+		keys[i] = 0;
+	sort_keys(keys, all);
 }
 
 /* The maximum over the block, NaNs aside; scratch holds a float a warp. */
@@ -75,43 +93,76 @@ __global__ void penalty_kernel(float *logits, int stride, const struct cuda_requ
 	}
 }
 
-/* grid: chunks, rows. Leaves the scaled logits in place, the chunk's best keys (0 beyond its
- * end) and its maximum with the sum of exp(logit - maximum). */
+/* Calls f(i, logits[i]) for the thread's own of `count` logits, several of them on their way. */
+template <typename F> __device__ __forceinline__ void for_logits(const float *logits, int count, F f)
+{
+	constexpr int depth = 4;
+	for (int i = (int)threadIdx.x; i < count; i += depth * THREADS) {
+		float x[depth];
+#pragma unroll
+		for (int k = 0; k < depth; k++)
+			x[k] = i + k * THREADS < count ? logits[i + k * THREADS] : 0.0f;
+#pragma unroll
+		for (int k = 0; k < depth; k++)
+			if (i + k * THREADS < count)
+				f(i + k * THREADS, x[k]);
+	}
+}
+
+/* grid: chunks of `length` logits, rows. Leaves the scaled logits in place, the chunk's best keys (0
+ * beyond its end) and its maximum with the sum of exp(logit - maximum).
+ *
+ * A chunk of up to CANDIDATE_CHUNK logits is sorted whole. Of a longer one every thread's best key is
+ * sorted first: CANDIDATES of them are no lower than the last of their best, so a lower key is no
+ * candidate; and all that are not lower belong to CANDIDATES threads, which have room. */
 __global__ void __launch_bounds__(THREADS)
-chunk_kernel(float *logits, int stride, int vocab, int first_vocab, const struct cuda_request *requests,
-	     uint64_t *best, float2 *sums)
+chunk_kernel(float *logits, int stride, int vocab, int first_vocab, int length,
+	     const struct cuda_request *requests, uint64_t *best, float2 *sums)
 {
 	__shared__ uint64_t keys[CANDIDATE_CHUNK];
 	__shared__ float scratch[2][32];
+	__shared__ int kept;
 	allow_next();
 	wait_for_previous();
-	int row = (int)blockIdx.y;
-	float scale = requests[row].inverse_temperature, x[2], max = -INFINITY, sum = 0;
+	const int row = (int)blockIdx.y, from = (int)blockIdx.x * length, t = (int)threadIdx.x;
+	const int count = max(0, min(length, vocab - from));
+	const bool whole = count <= CANDIDATE_CHUNK;
+	float scale = requests[row].inverse_temperature, max = -INFINITY, sum = 0;
+	uint64_t top = 0, floor = 0;
 
-	for (int k = 0; k < 2; k++) {
-		int i = (int)(blockIdx.x * CANDIDATE_CHUNK + threadIdx.x + k * THREADS);
-		uint64_t key = 0;
-		x[k] = -INFINITY;
-		if (i < vocab) {
-			float *logit = logits + (size_t)row * stride + i;
-			x[k] = *logit * scale;
-			if (scale != 1.0f)
-				*logit = x[k];
-			key = key_of(x[k], (uint32_t)(first_vocab + i));
-		}
-		keys[threadIdx.x + k * THREADS] = key;
-		max = fmaxf(max, x[k]);
-	}
+	logits += (size_t)row * stride + from;
+	if (t == 0)
+		kept = whole ? count : 0;
+	for_logits(logits, count, [&](int i, float x) {
+		x *= scale;
+		if (scale != 1.0f)
+			logits[i] = x;
+		uint64_t key = key_of(x, (uint32_t)(first_vocab + from + i));
+		if (whole)
+			keys[i] = key;
+		top = key > top ? key : top;
+		max = fmaxf(max, x);
+	});
 	max = block_max(max, scratch[0]);
-	for (int k = 0; k < 2; k++)
-		if (x[k] != -INFINITY)
-			sum += expf(x[k] - max);
+	if (!whole) {
+		keys[t] = top;
+		sort_keys(keys, THREADS);
+		floor = keys[CANDIDATES - 1];
+		__syncthreads();
+	}
+	for_logits(logits, count, [&](int i, float x) {
+		if (x != -INFINITY)
+			sum += expf(x - max);
+		uint64_t key = key_of(x, (uint32_t)(first_vocab + from + i));
+		if (!whole && key >= floor)
+			keys[atomicAdd(&kept, 1)] = key; /* in any order: they are sorted */
+	});
 	sum = block_sum(sum, scratch[1]);
-	sort_keys(keys);
+	sort_some(keys, kept);
 	size_t part = (size_t)row * gridDim.x + blockIdx.x;
-	if (threadIdx.x < CANDIDATES)
-		best[part * CANDIDATES + threadIdx.x] = keys[threadIdx.x];
-	if (threadIdx.x == 0)
+	if (t < CANDIDATES)
+		best[part * CANDIDATES + t] = keys[t];
+	if (t == 0)
 		sums[part] = make_float2(max, sum);
 }
 
@@ -131,9 +182,10 @@ merge_kernel(const float *logits, int stride, int vocab, const struct cuda_reque
 
 	/* The best so far stay in front; the rest of the space takes the next keys. */
 	for (int next = 0, kept = 0; next < total; next += CANDIDATE_CHUNK - kept, kept = CANDIDATES) {
-		for (int i = kept + (int)threadIdx.x; i < CANDIDATE_CHUNK; i += THREADS)
-			keys[i] = next + i - kept < total ? best[next + i - kept] : 0;
-		sort_keys(keys);
+		int count = min((int)CANDIDATE_CHUNK, total - next + kept);
+		for (int i = kept + (int)threadIdx.x; i < count; i += THREADS)
+			keys[i] = best[next + i - kept];
+		sort_some(keys, count);
 	}
 
 	float max = -INFINITY, sum = 0;
@@ -235,12 +287,16 @@ int candidates_run(struct backend *base, const struct logit_request *requests,
 		const struct cuda_request *device = requests_of(b);
 		uint64_t *best = at<uint64_t>(b, l->chunk_keys);
 		float2 *sums = at<float2>(b, l->chunk_sums);
-		dim3 grid((unsigned)l->candidate_chunks, (unsigned)rows);
+		/* Few rows are cut into many chunks, for all of the device to work on them. */
+		int chunks = CANDIDATE_BLOCKS / rows, fewest = (s->vocab + CHUNK_MAX - 1) / CHUNK_MAX;
+		chunks = chunks < fewest ? fewest : chunks > l->candidate_chunks ? l->candidate_chunks : chunks;
+		int length = (s->vocab + chunks - 1) / chunks;
+		dim3 grid((unsigned)chunks, (unsigned)rows);
 		if (kernel_launch(b, err, "chunk_kernel", chunk_kernel, grid, THREADS, 0, logits,
-				  l->logit_stride, s->vocab, s->first_vocab, device, best, sums) ||
+				  l->logit_stride, s->vocab, s->first_vocab, length, device, best, sums) ||
 		    kernel_launch(b, err, "merge_kernel", merge_kernel, dim3((unsigned)rows), THREADS, 0,
 				  logits, l->logit_stride, s->vocab, device, best, sums,
-				  l->candidate_chunks, b->result_host))
+				  chunks, b->result_host))
 			return -1;
 	}
 	if (!cuda_ok(b, err, cudaStreamSynchronize(b->stream), "running the step") || reduce_check(b, err))

@@ -3,7 +3,7 @@
  */
 #include "kernels/cuda/internal.cuh"
 
-enum { THREADS = 256 };
+enum { THREADS = 256, DEPTH = 4 };
 
 /* ---- embedding ------------------------------------------------------------------------------ */
 
@@ -83,39 +83,55 @@ struct rope_parameters {
 	float epsilon;
 };
 
-/* A warp takes one head of one token: bias, norm, rope, and to the query buffer or the cache. */
-template <typename W> __global__ void rope_kernel(const __grid_constant__ struct rope_parameters p)
+/* Bias, norm, rope, and to the query buffer or the cache. `lanes` (a power of two) take one head of one
+ * token, each N neighbouring pairs of it at a time: 4 in one turn, or single ones in several. */
+template <typename W, int N>
+__global__ void rope_kernel(const __grid_constant__ struct rope_parameters p, int lanes)
 {
-	constexpr int most = HEAD_DIM_MAX / 2 / 32;
+	constexpr int turns = N == 1 ? HEAD_DIM_MAX / 2 / 32 : 1;
 	allow_next();
 	wait_for_previous();
-	const int lane = (int)threadIdx.x % 32, pairs = p.head_dim / 2;
+	const int lane = (int)threadIdx.x & (lanes - 1), pairs = p.head_dim / 2;
 	const int heads = p.query_heads + 2 * p.kv_heads;
-	const int64_t index = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-	if (index >= (int64_t)p.tokens * heads)
-		return;
-	const int token = (int)(index / heads), head = (int)(index % heads);
+	const int64_t index = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / lanes;
+	const bool there = index < (int64_t)p.tokens * heads; /* the others help with the sum alone */
+	const int token = there ? (int)(index / heads) : 0, head = there ? (int)(index % heads) : 0;
 	const bool is_query = head < p.query_heads;
 	const bool is_value = head >= p.query_heads + p.kv_heads;
-	const float *in = p.qkv + (size_t)token * p.qkv_stride + head * p.head_dim;
+	const int first = head * p.head_dim;
+	const float *in = p.qkv + (size_t)token * p.qkv_stride + first;
 	const float *norm = is_value ? NULL : is_query ? p.query_norm : p.key_norm;
-	float a[most], c[most], squares = 0;
+	float low[turns][N] = {}, high[turns][N] = {}, squares = 0;
 
 #pragma unroll
-	for (int k = 0; k < most; k++) {
-		int i = lane + 32 * k;
-		a[k] = c[k] = 0;
-		if (i < pairs) {
-			a[k] = in[i];
-			c[k] = in[i + pairs];
-			if (p.bias) {
-				a[k] += p.bias[head * p.head_dim + i];
-				c[k] += p.bias[head * p.head_dim + i + pairs];
+	for (int k = 0; k < turns; k++) {
+		int i = (lane + lanes * k) * N;
+		if (i >= pairs)
+			continue;
+		load_run(in + i, low[k]);
+		load_run(in + i + pairs, high[k]);
+		if (p.bias) {
+			float low_bias[N], high_bias[N];
+			load_run(p.bias + first + i, low_bias);
+			load_run(p.bias + first + i + pairs, high_bias);
+#pragma unroll
+			for (int e = 0; e < N; e++) {
+				low[k][e] += low_bias[e];
+				high[k][e] += high_bias[e];
 			}
 		}
-		squares += a[k] * a[k] + c[k] * c[k];
+#pragma unroll
+		for (int e = 0; e < N; e++)
+			squares += low[k][e] * low[k][e] + high[k][e] * high[k][e];
 	}
-	float scale = norm ? rsqrtf(warp_sum(squares) / (float)p.head_dim + p.epsilon) : 1.0f;
+	float scale = 1;
+	if (p.query_norm) {
+		for (int bit = lanes / 2; bit; bit /= 2)
+			squares += __shfl_xor_sync(0xffffffffu, squares, bit);
+		scale = rsqrtf(squares / (float)p.head_dim + p.epsilon);
+	}
+	if (!there)
+		return;
 
 	float *query = p.query + ((size_t)token * p.query_heads + head) * p.head_stride;
 	W *cache = (W *)(is_value ? p.values : p.keys);
@@ -125,22 +141,27 @@ template <typename W> __global__ void rope_kernel(const __grid_constant__ struct
 			  slot % KV_BLOCK) * p.head_stride;
 	}
 #pragma unroll
-	for (int k = 0; k < most; k++) {
-		int i = lane + 32 * k;
+	for (int k = 0; k < turns; k++) {
+		int i = (lane + lanes * k) * N;
 		if (i >= pairs)
 			continue;
-		if (norm) {
-			a[k] *= scale * norm[i];
-			c[k] *= scale * norm[i + pairs];
+#pragma unroll
+		for (int e = 0; e < N; e++) {
+			float a = low[k][e], c = high[k][e];
+			if (norm) {
+				a *= scale * norm[i + e];
+				c *= scale * norm[i + e + pairs];
+			}
+			float2 turn = is_value ? make_float2(1, 0) : p.rope[(size_t)token * pairs + i + e];
+			low[k][e] = a * turn.x - c * turn.y;
+			high[k][e] = c * turn.x + a * turn.y;
 		}
-		float2 turn = is_value ? make_float2(1, 0) : p.rope[(size_t)token * pairs + i];
-		float low = a[k] * turn.x - c[k] * turn.y, high = c[k] * turn.x + a[k] * turn.y;
 		if (is_query) {
-			query[i] = low;
-			query[i + pairs] = high;
+			store_run(query + i, low[k]);
+			store_run(query + i + pairs, high[k]);
 		} else {
-			cache[i] = from_float<W>(low);
-			cache[i + pairs] = from_float<W>(high);
+			store_run(cache + i, low[k]);
+			store_run(cache + i + pairs, high[k]);
 		}
 	}
 }
@@ -166,72 +187,170 @@ int rope_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	p.query_heads = s->query_heads;
 	p.kv_heads = s->kv_heads;
 	p.epsilon = (float)s->norm_epsilon;
-	int64_t warps = (int64_t)p.tokens * (p.query_heads + 2 * p.kv_heads);
+	int run = s->head_dim % 8 ? 1 : 4, lanes = 1;
+	while (lanes * run < s->head_dim / 2 && lanes < 32)
+		lanes *= 2;
+	int64_t threads = (int64_t)p.tokens * (p.query_heads + 2 * p.kv_heads) * lanes;
 	return for_dtype(s->dtype, [&](auto w) {
-		return kernel_launch(b, err, "rope_kernel", rope_kernel<decltype(w)>,
-				     dim3((unsigned)((warps + 3) / 4)), 128, 0, p);
+		typedef decltype(w) W;
+		return kernel_launch(b, err, "rope_kernel", run == 1 ? rope_kernel<W, 1> : rope_kernel<W, 4>,
+				     dim3((unsigned)((threads + THREADS - 1) / THREADS)), THREADS, 0, p, lanes);
 	});
 }
 
-/* ---- norm, activation, residual ------------------------------------------------------------- */
+/* ---- residual, norm, activation ------------------------------------------------------------- */
 
-/* grid: rows. Padding of the residual is zero, and so becomes the output's. */
-template <typename W>
-__global__ void norm_kernel(const float *residual, const int32_t *gather, const float *weight,
-			    int hidden, int stride, float epsilon, W *out)
+struct residual_parameters {
+	float *residual;
+	const void *partial;	/* [rows][stride], float or the shape's dtype; NULL is zero */
+	const float *bias;	/* [hidden], or NULL */
+	const float *norm;	/* [hidden], or NULL: no norm is wanted */
+	const int32_t *gather;	/* [rows], or NULL */
+	void *normed;		/* of the shape's dtype, [rows][stride] */
+	int hidden, stride;
+	bool add, keep;		/* to what is there; the residual changes */
+	float epsilon;
+};
+
+__device__ __forceinline__ void add_to(float4 &x, float4 y)
+{
+	x.x += y.x;
+	x.y += y.y;
+	x.z += y.z;
+	x.w += y.w;
+}
+
+/* Calls f(k, i) for a thread's next DEPTH places i < count from `from` on. */
+template <typename F> __device__ __forceinline__ void for_depth(int from, int count, F f)
+{
+#pragma unroll
+	for (int k = 0; k < DEPTH; k++)
+		if (from + k * THREADS < count)
+			f(k, from + k * THREADS);
+}
+
+/* residual = or += partial + bias, and the RMSNorm of that. grid: rows. Padding is zero in all
+ * that is read, and so becomes the output's. */
+template <typename W, typename P>
+__global__ void __launch_bounds__(THREADS) residual_kernel(const __grid_constant__ struct residual_parameters p)
 {
 	__shared__ float scratch[32];
 	allow_next();
 	wait_for_previous();
-	int row = (int)blockIdx.x;
-	const float4 *in = (const float4 *)(residual + (size_t)(gather ? gather[row] : row) * stride);
+	const int row = (int)blockIdx.x, fours = p.stride / 4;
+	const size_t start = (size_t)(p.gather ? p.gather[row] : row) * p.stride;
+	float4 *residual = (float4 *)(p.residual + start);
+	const P *partial = p.partial ? (const P *)p.partial + (size_t)row * p.stride : NULL;
 	float squares = 0;
 
-	for (int i = (int)threadIdx.x; i < stride / 4; i += (int)blockDim.x) {
-		float4 x = in[i];
-		squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+	/* DEPTH of everything is on its way before the first is used or stored. */
+	for (int at4 = (int)threadIdx.x; at4 < fours; at4 += DEPTH * THREADS) {
+		float4 x[DEPTH] = {}, y[DEPTH] = {}, z[DEPTH] = {};
+		if (p.add)
+			for_depth(at4, fours, [&](int k, int i) { x[k] = residual[i]; });
+		if (partial)
+			for_depth(at4, fours, [&](int k, int i) { y[k] = load_four(partial + 4 * i); });
+		if (p.bias)
+			for_depth(at4, fours, [&](int k, int i) { z[k] = ((const float4 *)p.bias)[i]; });
+		for_depth(at4, fours, [&](int k, int i) {
+			add_to(x[k], y[k]);
+			add_to(x[k], z[k]);
+			if (p.keep)
+				residual[i] = x[k];
+			squares += x[k].x * x[k].x + x[k].y * x[k].y + x[k].z * x[k].z + x[k].w * x[k].w;
+		});
 	}
-	float scale = rsqrtf(block_sum(squares, scratch) / (float)hidden + epsilon);
-	out += (size_t)row * stride;
-	for (int i = (int)threadIdx.x; i < stride / 4; i += (int)blockDim.x) {
-		float4 x = in[i], w = ((const float4 *)weight)[i];
-		out[4 * i] = from_float<W>(x.x * scale * w.x);
-		out[4 * i + 1] = from_float<W>(x.y * scale * w.y);
-		out[4 * i + 2] = from_float<W>(x.z * scale * w.z);
-		out[4 * i + 3] = from_float<W>(x.w * scale * w.w);
+	if (!p.norm)
+		return;
+	float scale = rsqrtf(block_sum(squares, scratch) / (float)p.hidden + p.epsilon);
+	W *normed = (W *)p.normed + (size_t)row * p.stride;
+	for (int at4 = (int)threadIdx.x; at4 < fours; at4 += DEPTH * THREADS) {
+		float4 x[DEPTH], w[DEPTH];
+		for_depth(at4, fours, [&](int k, int i) {
+			x[k] = residual[i];
+			w[k] = ((const float4 *)p.norm)[i];
+		});
+		for_depth(at4, fours, [&](int k, int i) {
+			store_four(normed + 4 * i,
+				   make_float4(x[k].x * scale * w[k].x, x[k].y * scale * w[k].y,
+					       x[k].z * scale * w[k].z, x[k].w * scale * w[k].w));
+		});
 	}
+}
+
+static int residual_run(struct cuda_backend *b, struct residual_parameters p, bool partial_float, int rows,
+			struct error *err)
+{
+	const struct backend_shape *s = &b->options.shape;
+	p.residual = at<float>(b, b->layout.residual);
+	p.normed = at<void>(b, b->layout.normed);
+	p.hidden = s->hidden;
+	p.stride = b->layout.hidden_stride;
+	p.epsilon = (float)s->norm_epsilon;
+	return for_dtype(s->dtype, [&](auto w) {
+		typedef decltype(w) W;
+		return kernel_launch(b, err, "residual_kernel",
+				     partial_float ? residual_kernel<W, float> : residual_kernel<W, W>,
+				     dim3((unsigned)rows), THREADS, 0, p);
+	});
 }
 
 int norm_launch(struct cuda_backend *b, int32_t rows, const int32_t *gather, const float *weight,
 		struct error *err)
 {
-	const struct backend_shape *s = &b->options.shape;
-	return for_dtype(s->dtype, [&](auto w) {
-		typedef decltype(w) W;
-		return kernel_launch(b, err, "norm_kernel", norm_kernel<W>, dim3((unsigned)rows), THREADS,
-				     0, at<float>(b, b->layout.residual), gather, weight, s->hidden,
-				     b->layout.hidden_stride, (float)s->norm_epsilon,
-				     at<W>(b, b->layout.normed));
-	});
+	struct residual_parameters p = {};
+	p.norm = weight;
+	p.gather = gather;
+	p.add = true;
+	return residual_run(b, p, true, rows, err);
 }
 
-/* grid: tokens, parts of a row. in: [tokens][in_stride], the gates and then the ups. */
-template <typename W>
+int residual_launch(struct cuda_backend *b, const void *partial, bool partial_float, bool add,
+		    const float *bias, const float *norm, struct error *err)
+{
+	struct residual_parameters p = {};
+	p.partial = partial;
+	p.bias = bias;
+	p.norm = norm;
+	p.add = add;
+	p.keep = true;
+	b->normed = norm;
+	return residual_run(b, p, partial_float, b->step.tokens, err);
+}
+
+/* A thread takes N neighbouring elements. grid: tokens, parts of a row. in: [tokens][in_stride], the
+ * gates and then the ups. */
+template <typename W, int N>
 __global__ void silu_kernel(const W *in, int in_stride, const float *bias, int count, struct cuda_rows out,
 			    int out_stride)
 {
 	allow_next();
 	wait_for_previous();
-	int i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
+	int i = (int)(blockIdx.y * blockDim.x + threadIdx.x) * N;
 	if (i >= count)
 		return;
 	const W *row = in + (size_t)blockIdx.x * in_stride;
-	float gate = to_float(row[i]), up = to_float(row[i + count]);
+	float gate[N], up[N];
+	load_run(row + i, gate);
+	load_run(row + i + count, up);
 	if (bias) {
-		gate += bias[i];
-		up += bias[i + count];
+		float gate_bias[N], up_bias[N];
+		load_run(bias + i, gate_bias);
+		load_run(bias + i + count, up_bias);
+#pragma unroll
+		for (int k = 0; k < N; k++) {
+			gate[k] += gate_bias[k];
+			up[k] += up_bias[k];
+		}
 	}
-	store_as<W>(out.data, (size_t)blockIdx.x * out_stride + i, silu(gate) * up, out.wide);
+#pragma unroll
+	for (int k = 0; k < N; k++)
+		gate[k] = silu(gate[k]) * up[k];
+	size_t to = (size_t)blockIdx.x * out_stride + i;
+	if (out.wide)
+		store_run((float *)out.data + to, gate);
+	else
+		store_run((W *)out.data + to, gate);
 }
 
 int silu_launch(struct cuda_backend *b, int32_t layer, struct error *err)
@@ -239,42 +358,15 @@ int silu_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	const struct backend_shape *s = &b->options.shape;
 	const struct cuda_layout *l = &b->layout;
 	const float *bias = b->has_gate_up_bias ? layer_at<float>(b, layer, l->gate_up_bias) : NULL;
-	dim3 grid((unsigned)b->step.tokens, (unsigned)((s->intermediate + THREADS - 1) / THREADS));
 	return for_dtype(s->dtype, [&](auto w) {
 		typedef decltype(w) W;
-		return kernel_launch(b, err, "silu_kernel", silu_kernel<W>, grid, THREADS, 0,
+		/* Where the ups begin on a 16-byte boundary, whole pieces. */
+		int run = s->intermediate % PIECE<W> ? 1 : PIECE<W>, threads = THREADS * run;
+		dim3 grid((unsigned)b->step.tokens, (unsigned)((s->intermediate + threads - 1) / threads));
+		return kernel_launch(b, err, "silu_kernel",
+				     run == 1 ? silu_kernel<W, 1> : silu_kernel<W, PIECE<W>>, grid, THREADS, 0,
 				     at<W>(b, l->scratch), l->gate_up_stride, bias, s->intermediate,
 				     b->step.activation, l->activation_stride);
-	});
-}
-
-/* grid: tokens, parts of a row. */
-template <typename P>
-__global__ void residual_kernel(const P *partial, const float *bias, int hidden, int stride, bool add,
-				float *residual)
-{
-	allow_next();
-	wait_for_previous();
-	int i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
-	if (i >= hidden)
-		return;
-	size_t place = (size_t)blockIdx.x * stride + i;
-	float x = add ? residual[place] : 0.0f;
-	if (partial)
-		x += to_float(partial[place]);
-	residual[place] = bias ? x + bias[i] : x;
-}
-
-int residual_launch(struct cuda_backend *b, const void *partial, bool partial_float, bool add,
-		    const float *bias, struct error *err)
-{
-	const struct backend_shape *s = &b->options.shape;
-	dim3 grid((unsigned)b->step.tokens, (unsigned)((s->hidden + THREADS - 1) / THREADS));
-	return for_dtype(partial_float ? DTYPE_F32 : s->dtype, [&](auto p) {
-		typedef decltype(p) P;
-		return kernel_launch(b, err, "residual_kernel", residual_kernel<P>, grid, THREADS, 0,
-				     (const P *)partial, bias, s->hidden, b->layout.hidden_stride, add,
-				     at<float>(b, b->layout.residual));
 	});
 }
 

@@ -320,20 +320,21 @@ int gemv_prepare(struct cuda_backend *b, struct error *err)
 	});
 }
 
-static bool input_fits(int32_t tokens, int32_t columns, size_t bytes)
+static bool input_fits(const struct cuda_backend *b, int32_t tokens, int32_t columns, size_t bytes)
 {
-	return tokens <= GEMV_TOKENS &&
+	/* From 5 tokens on, cuBLAS on tensor cores is faster, which are for 16-bit types. */
+	return tokens <= (b->options.shape.dtype == DTYPE_F32 ? GEMV_TOKENS : GEMV_TOKENS / 2) &&
 	       (size_t)token_places(tokens) * (size_t)columns * bytes <= GEMV_SHARED_MAX;
 }
 
 bool gemv_fits(const struct cuda_backend *b, int32_t tokens, int32_t columns)
 {
-	return input_fits(tokens, columns, dtype_bytes(b->options.shape.dtype));
+	return input_fits(b, tokens, columns, dtype_bytes(b->options.shape.dtype));
 }
 
-bool gemv_wide(int32_t tokens, int32_t columns)
+bool gemv_wide(const struct cuda_backend *b, int32_t tokens, int32_t columns)
 {
-	return input_fits(tokens, columns, sizeof(float));
+	return input_fits(b, tokens, columns, sizeof(float));
 }
 
 static struct gemv_rows rows_of(const struct gemv *p)
@@ -359,7 +360,7 @@ int gemv_launch(struct cuda_backend *b, const struct gemv *p, struct error *err)
 {
 	return for_dtype(b->options.shape.dtype, [&](auto w) {
 		typedef decltype(w) W;
-		bool wide = gemv_wide(p->tokens, p->columns);
+		bool wide = gemv_wide(b, p->tokens, p->columns);
 		gemv_function kernel = gemv_kernel_for<W>(p->tokens, wide);
 		struct gemv_rows m = rows_of(p);
 		int pieces = p->columns / PIECE<W>;

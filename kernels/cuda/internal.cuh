@@ -34,6 +34,13 @@ struct attend_tile {
 	int32_t first, count, sequence;
 };
 
+/* A part [begin, end) of the context of a single token, for one warp of attend_stream.cu. Where the
+ * context is cut, its `slots` pieces leave their results in slots from first_slot on. */
+struct attend_piece {
+	int32_t token, begin, end;
+	int32_t slot, first_slot, slots; /* slots: 0 where the piece is all there is */
+};
+
 /* Rows of an activation: float where `wide`, otherwise of the shape's dtype. */
 struct cuda_rows {
 	void *data;
@@ -45,13 +52,15 @@ struct cuda_step {
 	int32_t tokens, sequences, logit_rows;
 	int32_t table_stride;	    /* row length of table */
 	int32_t splits;		    /* parts into which attention over a context is split */
-	int32_t single_count;	    /* tokens that attend one by one */
-	int32_t tile_count;
+	int32_t single_count;	    /* tokens that attend one by one in attend.cu, */
+	int32_t piece_count;	    /* those of attend_stream.cu in so many pieces, */
+	int32_t tile_count;	    /* and the others in so many tiles */
 	const int32_t *ids, *positions;
 	const int32_t *sequence_of; /* [tokens] */
 	const int32_t *slots;	    /* [tokens]: block * KV_BLOCK + slot of the token's own key */
 	const int32_t *logit_tokens;
 	const int32_t *single;	    /* [single_count] */
+	const struct attend_piece *pieces; /* [piece_count] */
 	const struct attend_tile *tiles; /* [tile_count] */
 	const float *growth;	    /* [sequences], or NULL */
 	const int32_t *table;	    /* [sequences][table_stride] */
@@ -85,6 +94,7 @@ struct cuda_backend {
 
 	/* The step. */
 	struct cuda_step step;
+	const float *normed;	     /* the norm that was taken of all tokens' residual already */
 	unsigned char *step_host;    /* pinned, layout.step_bytes */
 	cudaEvent_t step_copied;
 	unsigned char *request_host; /* pinned, layout.request_bytes */
@@ -215,11 +225,17 @@ int gemv_prepare(struct cuda_backend *, struct error *err);
 bool gemv_fits(const struct cuda_backend *, int32_t tokens, int32_t columns);
 /* Whether they keep such an input as float32 up to the product, which 16-bit models gain from;
  * inputs too large for that are kept as W. */
-bool gemv_wide(int32_t tokens, int32_t columns);
+bool gemv_wide(const struct cuda_backend *, int32_t tokens, int32_t columns);
 int gemv_launch(struct cuda_backend *, const struct gemv *, struct error *err);
 
-/* ---- attend.cu, attend_tile.cu -------------------------------------------------------------- */
+/* ---- attend.cu, attend_stream.cu, attend_tile.cu -------------------------------------------- */
+/* Each serves its part of the step's tokens, and launches nothing where it has none. */
 int attend_launch(struct cuda_backend *, int32_t layer, struct error *err);
+/* Whether single tokens can go through attend_stream.cu, and its warps for one piece and KV head. */
+bool attend_stream_fits(const struct cuda_backend *);
+int attend_stream_tiles(const struct cuda_backend *);
+int attend_stream_prepare(struct cuda_backend *, struct error *err);
+int attend_stream_launch(struct cuda_backend *, int32_t layer, struct error *err);
 /* Whether sequences that bring several tokens go through the tiles of attend_tile.cu. */
 bool attend_tile_fits(const struct cuda_backend *);
 int attend_tile_prepare(struct cuda_backend *, struct error *err);
@@ -235,9 +251,10 @@ int norm_launch(struct cuda_backend *, int32_t rows, const int32_t *gather, cons
 /* Bias, q/k norm and rope of scratch into query and cache. */
 int rope_launch(struct cuda_backend *, int32_t layer, struct error *err);
 int silu_launch(struct cuda_backend *, int32_t layer, struct error *err);
-/* residual = or += partial + bias; the partial is float or the shape's dtype; NULL is zero. */
+/* residual = or += partial + bias; the partial is float or the shape's dtype; NULL is zero. With
+ * norm, also normed = RMSNorm(residual), for a block that comes soon: see b->normed. */
 int residual_launch(struct cuda_backend *, const void *partial, bool partial_float, bool add,
-		    const float *bias, struct error *err);
+		    const float *bias, const float *norm, struct error *err);
 /* Zeros for an all-reduce that follows. */
 int zero_launch(struct cuda_backend *, void *target, size_t bytes, struct error *err);
 
@@ -264,11 +281,11 @@ int reduce_open(struct cuda_backend *, struct error *err);
 bool reduce_wanted(const struct group *);
 void reduce_close(struct cuda_backend *);
 /* Where this rank's part of a sum over the ranks of [tokens][hidden] goes, and whether it is
- * float there (otherwise the shape's dtype). The kernel that fills it publishes its results
- * (see allow_next_unless), or something that is no kernel of ours does and sets plain_next. */
+ * float there (otherwise the shape's dtype). A kernel of ours that fills it publishes its results:
+ * see allow_next_unless. */
 void *reduce_buffer(struct cuda_backend *, bool *is_float);
-/* Sums that buffer over the ranks, in place. */
-int reduce_sum(struct cuda_backend *, struct error *err);
+/* Sums that buffer over the ranks, in place. `published`: by the kernel that filled it. */
+int reduce_sum(struct cuda_backend *, bool published, struct error *err);
 /* After a step: an error of the communicator that happened meanwhile. */
 int reduce_check(struct cuda_backend *, struct error *err);
 

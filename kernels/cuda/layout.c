@@ -70,9 +70,12 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 	l->activation_wide = take(&end, few * (uint64_t)l->activation_stride, 4);
 	l->partial = take(&end, sums ? tokens * stride : 0, 4);
 	l->rope = take(&end, tokens * (uint64_t)(s->head_dim / 2), 8);
-	l->split_sum = take(&end, (uint64_t)ATTEND_BLOCKS * ATTEND_HEADS * (uint64_t)l->head_stride, 4);
-	l->split_scale = take(&end, (uint64_t)ATTEND_BLOCKS * ATTEND_HEADS, 8);
-	l->split_count = take(&end, ATTEND_BLOCKS, 4);
+	uint64_t splits = (uint64_t)(2 * ATTEND_WARPS / s->kv_heads) * (uint64_t)s->query_heads;
+	if (splits < ATTEND_BLOCKS * ATTEND_HEADS)
+		splits = ATTEND_BLOCKS * ATTEND_HEADS;
+	l->split_sum = take(&end, splits * (uint64_t)l->head_stride, 4);
+	l->split_scale = take(&end, splits, 8);
+	l->split_count = take(&end, 2 * ATTEND_WARPS, 4);
 
 	l->candidate_chunks = (s->vocab + CANDIDATE_CHUNK - 1) / CANDIDATE_CHUNK;
 	uint64_t chunks = rows * (uint64_t)l->candidate_chunks;
@@ -88,15 +91,18 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 			   (uint64_t)l->penalty_ids * 4;
 	l->requests = take(&end, l->request_bytes, 1);
 
-	/* Nine lists of at most these lengths, each rounded up to 16 bytes: see step.cu. */
-	l->step_bytes = 4 * (5 * tokens + 3 * (tokens / ATTEND_TILE + sequences) + rows +
-			     sequences + sequences * (uint64_t)o->max_blocks) + 9 * 16;
+	/* Ten lists of at most these lengths, each rounded up to 16 bytes: see step.cu. */
+	l->step_bytes = 4 * (5 * tokens + 3 * (tokens / ATTEND_TILE + sequences) +
+			     6 * (2 * ATTEND_WARPS + sequences) + rows + sequences +
+			     sequences * (uint64_t)o->max_blocks) + 10 * 16;
 	l->step = take(&end, l->step_bytes, 1);
 	l->constants = take(&end, (uint64_t)s->kv_heads * 2 + (uint64_t)s->head_dim / 2, 4);
 	l->cublas = take(&end, CUBLAS_WORKSPACE, 1);
 	l->workspace_bytes = end;
 
-	l->window_bytes = sums ? round_up(few * stride * 4, 2 << 20) : 0;
+	l->window_bytes = sums ? round_up(tokens * stride * bytes, 2 << 20) : 0;
+	if (l->window_bytes > WINDOW_MAX)
+		l->window_bytes = WINDOW_MAX;
 }
 
 void cuda_layout_plan(struct cuda_layout *l, const struct backend_options *o, bool sums)

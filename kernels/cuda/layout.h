@@ -21,11 +21,16 @@ extern "C" {
 enum {
 	GEMV_TOKENS = 8,	  /* up to so many rows of input, the matrix-vector kernels run */
 	ATTEND_HEADS = 4,	  /* query heads that one attention block serves */
-	ATTEND_BLOCKS = 256,	  /* the context is split until there are about so many blocks */
+	ATTEND_BLOCKS = 512,	  /* the context is split until there are about so many blocks */
+	ATTEND_WARPS = 1024,	  /* contexts of many tokens are cut into about so many parts, and */
+	ATTEND_PIECE = 128,	  /* not below so many positions */
 	ATTEND_TILE = 64,	  /* tokens of a sequence that one prefill block serves */
 	CANDIDATE_CHUNK = 2048,	  /* logits that one block sorts */
 	PENALTY_IDS = 1 << 16,	  /* penalized ids uploaded at a time, at least */
 	CUBLAS_WORKSPACE = 32 << 20,
+	WINDOW_SMALL = 96 << 10,  /* sums over ranks of up to so many bytes go through the window, */
+	WINDOW_LARGE = 768 << 10, /* and those from here up to its size, which is */
+	WINDOW_MAX = 32 << 20,  /* no more than this */
 	LOAD_STAGING = 16 << 20,  /* bytes of each of the two pinned buffers of load() */
 };
 
@@ -61,9 +66,11 @@ struct cuda_layout {
 	uint64_t attention_wide, activation_wide; /* float [few][...], few: up to GEMV_TOKENS */
 	uint64_t partial;	/* dtype or float [max_tokens][hidden_stride], with sums only */
 	uint64_t rope;		/* cos and sin, float2 [max_tokens][head_dim / 2] */
-	uint64_t split_sum;	/* float [ATTEND_BLOCKS * ATTEND_HEADS][head_stride] */
-	uint64_t split_scale;	/* float2 [ATTEND_BLOCKS * ATTEND_HEADS] */
-	uint64_t split_count;	/* int32 [ATTEND_BLOCKS] */
+	/* Parts of a cut context: of attend.cu, [ATTEND_BLOCKS][ATTEND_HEADS], or of attend_stream.cu,
+	 * [2 * ATTEND_WARPS / kv_heads][query_heads]. */
+	uint64_t split_sum;	/* float [...][head_stride] */
+	uint64_t split_scale;	/* float2 [...] */
+	uint64_t split_count;	/* int32 [2 * ATTEND_WARPS] */
 	uint64_t logits;	/* float [max_logit_rows][logit_stride] */
 	uint64_t chunk_keys;	/* uint64 [max_logit_rows][chunks][CANDIDATES] */
 	uint64_t chunk_sums;	/* float2 [max_logit_rows][chunks] */
@@ -76,7 +83,7 @@ struct cuda_layout {
 	uint64_t step_bytes, request_bytes;
 	int32_t candidate_chunks;   /* of a row of logits */
 	int32_t penalty_ids;	    /* that fit behind the requests */
-	uint64_t window_bytes;	    /* NCCL's own buffer for few tokens; 0 without sums */
+	uint64_t window_bytes;	    /* NCCL's own buffer; 0 without sums */
 };
 
 /* What is asked of a row of logits, as the kernels see it. */

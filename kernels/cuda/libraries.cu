@@ -71,6 +71,7 @@ int nccl_load(struct nccl_calls *out, struct error *err)
 		{&out->mem_free, "ncclMemFree"},
 		{&out->all_reduce, "ncclAllReduce"},
 #if HAVE_WINDOWS
+		{&out->comm_init_rank_config, "ncclCommInitRankConfig", true},
 		{&out->window_register, "ncclCommWindowRegister", true},
 		{&out->window_deregister, "ncclCommWindowDeregister", true},
 #endif

@@ -51,6 +51,7 @@ struct nccl_calls {
 	decltype(&ncclAllReduce) all_reduce;
 #if HAVE_WINDOWS
 	/* NULL in a library that has no windows yet. */
+	decltype(&ncclCommInitRankConfig) comm_init_rank_config;
 	decltype(&ncclCommWindowRegister) window_register;
 	decltype(&ncclCommWindowDeregister) window_deregister;
 #endif

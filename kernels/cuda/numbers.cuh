@@ -109,6 +109,54 @@ template <typename W> __device__ __forceinline__ void store_as(void *out, size_t
 		((W *)out)[i] = from_float<W>(x);
 }
 
+/* Neighbouring elements, whole pieces of 16 bytes on such a boundary, or a single one. */
+template <typename W, int N> __device__ __forceinline__ void load_run(const W *from, float (&out)[N])
+{
+	if constexpr (N == 1) {
+		out[0] = to_float(*from);
+	} else {
+#pragma unroll
+		for (int i = 0; i < N; i += PIECE<W>)
+			piece_to_floats<W>(*(const uint4 *)(from + i), *(float(*)[PIECE<W>])(out + i));
+	}
+}
+
+__device__ __forceinline__ float4 load_four(const float *from)
+{
+	return *(const float4 *)from;
+}
+
+template <typename W> __device__ __forceinline__ float4 load_four(const W *from)
+{
+	uint2 words = *(const uint2 *)from;
+	float x[4];
+	word_to_floats(words.x, x, W());
+	word_to_floats(words.y, x + 2, W());
+	return make_float4(x[0], x[1], x[2], x[3]);
+}
+
+__device__ __forceinline__ void store_four(float *to, float4 x)
+{
+	*(float4 *)to = x;
+}
+
+template <typename W> __device__ __forceinline__ void store_four(W *to, float4 x)
+{
+	W packed[4] = {from_float<W>(x.x), from_float<W>(x.y), from_float<W>(x.z), from_float<W>(x.w)};
+	*(uint2 *)to = *(const uint2 *)packed;
+}
+
+template <typename W, int N> __device__ __forceinline__ void store_run(W *to, const float (&x)[N])
+{
+	if constexpr (N == 1) {
+		*to = from_float<W>(x[0]);
+	} else {
+#pragma unroll
+		for (int i = 0; i < N; i += 4)
+			store_four(to + i, make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]));
+	}
+}
+
 __device__ __forceinline__ float warp_sum(float x)
 {
 #pragma unroll
@@ -142,7 +190,7 @@ __device__ __forceinline__ float block_sum(float x, float *scratch)
 
 __device__ __forceinline__ float silu(float x)
 {
-	return x / (1.0f + expf(-x));
+	return __fdividef(x, 1.0f + __expf(-x));
 }
 
 #endif

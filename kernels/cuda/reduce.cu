@@ -9,8 +9,8 @@
  *
  * Over NCCL 16-bit models send 16-bit values. NCCL adds them in an order fixed by the number
  * of ranks and the size, so a run repeats bit for bit; its kernels over symmetric windows add
- * in float32 and round once, its rings round at each hop. A few tokens use a buffer in a
- * symmetric window, which is faster there; many tokens an ordinary one, faster for them.
+ * in float32 and round once, its rings round at each hop. Sums of some sizes use a
+ * buffer in a symmetric window, the others an ordinary one: whichever is faster.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -122,12 +122,29 @@ done:
 }
 
 #ifdef TPRUN_NCCL
-static int nccl_open(struct cuda_backend *b, const struct reduce_plan *plan, struct error *err)
+/* The kernels over symmetric windows take fewer blocks than they gain from, unless told: 19 and 12 us
+ * for 2 MiB on 2 GPUs. A library that is older than these headers reads as much of the struct as it
+ * knows. */
+static ncclResult_t comm_open(struct cuda_backend *b, const ncclUniqueId *id)
 {
 	const struct group *g = b->options.group;
+#if HAVE_WINDOWS
+	int version = 0;
+	if (b->nccl.comm_init_rank_config && b->nccl.get_version(&version) == ncclSuccess &&
+	    version >= NCCL_VERSION(2, 27, 0)) {
+		ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+		config.minCTAs = config.maxCTAs = 32;
+		return b->nccl.comm_init_rank_config(&b->comm, g->size, *id, g->rank, &config);
+	}
+#endif
+	return b->nccl.comm_init_rank(&b->comm, g->size, *id, g->rank);
+}
+
+static int nccl_open(struct cuda_backend *b, const struct reduce_plan *plan, struct error *err)
+{
 	size_t bytes = b->layout.window_bytes;
 
-	if (!nccl_ok(b, err, b->nccl.comm_init_rank(&b->comm, g->size, plan->id, g->rank), "ncclCommInitRank") ||
+	if (!nccl_ok(b, err, comm_open(b, &plan->id), "ncclCommInitRank") ||
 	    !nccl_ok(b, err, b->nccl.mem_alloc(&b->window_buffer, bytes), "ncclMemAlloc") ||
 	    !cuda_ok(b, err, cudaMemsetAsync(b->window_buffer, 0, bytes, b->stream), "cudaMemsetAsync"))
 		return -1;
@@ -192,7 +209,11 @@ void reduce_close(struct cuda_backend *b)
 void *reduce_buffer(struct cuda_backend *b, bool *is_float)
 {
 	*is_float = b->reduce == REDUCE_HOST || b->options.shape.dtype == DTYPE_F32;
-	if (b->reduce == REDUCE_NCCL && b->step.tokens <= GEMV_TOKENS)
+	/* Where windows are faster, as measured on 2 GPUs; between, the kernel that publishes what
+	 * cuBLAS wrote costs more than they gain. */
+	size_t bytes = (size_t)b->step.tokens * (size_t)b->layout.hidden_stride * (*is_float ? 4 : 2);
+	if (b->reduce == REDUCE_NCCL && bytes <= b->layout.window_bytes &&
+	    (bytes <= WINDOW_SMALL || bytes >= WINDOW_LARGE))
 		return b->window_buffer;
 	return at<void>(b, b->layout.partial);
 }
@@ -221,7 +242,7 @@ __global__ void publish_kernel(void)
 }
 #endif
 
-int reduce_sum(struct cuda_backend *b, struct error *err)
+int reduce_sum(struct cuda_backend *b, bool published, struct error *err)
 {
 	if (b->reduce == REDUCE_HOST)
 		return host_sum(b, err);
@@ -232,9 +253,11 @@ int reduce_sum(struct cuda_backend *b, struct error *err)
 		void *buffer = reduce_buffer(b, &is_float);
 		size_t count = (size_t)b->step.tokens * (size_t)b->layout.hidden_stride;
 		/* What cuBLAS wrote is published by a kernel that starts when all before has ended. */
-		if (buffer == b->window_buffer && b->plain_next &&
-		    kernel_launch(b, err, "publish_kernel", publish_kernel, dim3(1), 32, 0))
-			return -1;
+		if (buffer == b->window_buffer && !published) {
+			b->plain_next = true;
+			if (kernel_launch(b, err, "publish_kernel", publish_kernel, dim3(1), 32, 0))
+				return -1;
+		}
 		b->plain_next = true;
 		if (!nccl_ok(b, err, b->nccl.all_reduce(buffer, buffer, count, types[b->options.shape.dtype],
 							ncclSum, b->comm, b->stream), "ncclAllReduce"))

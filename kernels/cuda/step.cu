@@ -69,8 +69,43 @@ static int32_t *pack_copy(struct cuda_backend *b, size_t *used, size_t count, co
 	return host;
 }
 
-/* Splits the tokens between the two attention kernels: those of sequences that bring several
- * go into tiles where that kernel can be had. */
+/* Cuts the contexts of the step's single tokens into pieces of one length, such that there are
+ * about ATTEND_WARPS of them and no warp has much more to do than its share. A context that is
+ * cut gets fewer than twice as many pieces as its length divided by theirs, hence all together
+ * fewer than 2 * ATTEND_WARPS / (kv_heads * tiles). */
+static void pack_pieces(struct cuda_backend *b, const struct step *s, const int32_t *single, size_t *used)
+{
+	struct cuda_step *d = &b->step;
+	int64_t total = 0, length = ATTEND_PIECE, across = b->options.shape.kv_heads * attend_stream_tiles(b);
+	const int32_t *device;
+	int32_t slots = 0;
+
+	for (int i = 0; i < d->single_count; i++)
+		total += s->positions[single[i]] + 1;
+	while (length * ATTEND_WARPS < total * across)
+		length *= 2;
+	for (int i = 0; i < d->single_count; i++)
+		d->piece_count += (int32_t)(s->positions[single[i]] / length) + 1;
+	struct attend_piece *piece = (struct attend_piece *)pack(b, used, 6 * (size_t)d->piece_count, &device);
+	d->pieces = (const struct attend_piece *)device;
+	for (int i = 0; i < d->single_count; i++) {
+		int32_t end = s->positions[single[i]] + 1, count = (int32_t)((end - 1) / length) + 1;
+		for (int32_t k = 0; k < count; k++, piece++) {
+			int64_t stop = (k + 1) * length;
+			*piece = {single[i], (int32_t)(k * length), stop < end ? (int32_t)stop : end, 0, slots, 0};
+			if (count > 1) {
+				piece->slot = slots + k;
+				piece->slots = count;
+			}
+		}
+		slots += count > 1 ? count : 0;
+	}
+	d->single_count = 0;
+}
+
+/* Divides the tokens among the attention kernels: those of sequences that bring several go into
+ * tiles where that kernel can be had; the others go one by one, in a step of few tokens or where
+ * attend_stream.cu can't be had, or in pieces. */
 static void pack_attention(struct cuda_backend *b, const struct step *s, size_t *used)
 {
 	struct cuda_step *d = &b->step;
@@ -78,7 +113,6 @@ static void pack_attention(struct cuda_backend *b, const struct step *s, size_t 
 	const int32_t *device;
 	int32_t *single = pack(b, used, (size_t)s->tokens, &d->single);
 
-	d->single_count = d->tile_count = 0;
 	for (int i = 0; i < s->sequences; i++)
 		if (!tiles || s->first_token[i + 1] - s->first_token[i] == 1)
 			for (int t = s->first_token[i]; t < s->first_token[i + 1]; t++)
@@ -98,12 +132,14 @@ static void pack_attention(struct cuda_backend *b, const struct step *s, size_t 
 			tile->sequence = i;
 		}
 	}
+	if (d->single_count && attend_stream_fits(b) && s->tokens > GEMV_TOKENS)
+		pack_pieces(b, s, single, used);
 }
 
 /* The rows that a projection will read. */
 static struct cuda_rows rows_for(const struct cuda_backend *b, int32_t stride, uint64_t narrow, uint64_t wide)
 {
-	bool is_wide = gemv_wide(b->step.tokens, stride);
+	bool is_wide = gemv_wide(b, b->step.tokens, stride);
 	return {at<void>(b, is_wide ? wide : narrow), is_wide};
 }
 
@@ -212,6 +248,7 @@ int step_begin(struct backend *base, const struct step *s, struct error *err)
 
 	drop_capture(b); /* of a step that failed halfway */
 	b->blocks_called = 0;
+	b->normed = NULL;
 	if (check_step(b, s, err) ||
 	    !cuda_ok(b, err, cudaEventSynchronize(b->step_copied), "waiting for the step before") ||
 	    pack_step(b, s, err))

@@ -33,7 +33,8 @@ void chat_template_close(struct chat_template *);
 /* Renders `messages`, an array of {"role": ..., "content": ...}, into malloc'ed text, NUL-terminated
  * beyond *length. add_generation_prompt: end where the assistant's answer begins. `variables`: an
  * object of further variables of the template ("tools", "date_string", "enable_thinking"); may be
- * NULL. `now`: what strftime_now formats, in local time. A template's own raise_exception is an
+ * NULL. A number without a fraction is an integer, as json_parse makes no difference between 1 and
+ * 1.0. `now`: what strftime_now formats, in local time. A template's own raise_exception is an
  * ERROR_USAGE with its message. The template does not change: calls are independent. The text holds
  * BOS where the template writes it, so it is to be encoded without the tokenizer's own. */
 int chat_template_render(const struct chat_template *, const json_t *messages,

@@ -30,11 +30,12 @@ static int evaluate_list(struct render *r, const struct node *node, struct value
 
 static int evaluate_name(struct render *r, const struct node *node, struct value *out)
 {
+	size_t passed = 0;
 	for (const struct scope *scope = r->scope; scope; scope = scope->parent)
-		for (const struct binding *b = scope->bindings; b; b = b->next)
+		for (const struct binding *b = scope->bindings; b; b = b->next, passed++)
 			if (b->name == node->name) {
 				*out = b->value;
-				return 0;
+				return render_work(r, passed * 16);
 			}
 	struct text name = {node->name, strlen(node->name)};
 	const struct callable *callable = function_find(name);

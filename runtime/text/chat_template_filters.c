@@ -62,7 +62,8 @@ static int filter_trim(struct render *r, struct value self, struct arguments *ar
 {
 	struct value chars = args->bound[0];
 	struct text text;
-	if (value_to_text(r, self, &text) || render_work(r, text.length))
+	if (value_to_text(r, self, &text) ||
+	    render_work(r, text.length * (chars.kind == VALUE_STRING ? chars.text.length : 1)))
 		return -1;
 	if (value_given(chars) && chars.kind != VALUE_NONE && chars.kind != VALUE_STRING)
 		return render_fail(r, "filter 'trim' takes characters, not '%s'", value_type(chars));

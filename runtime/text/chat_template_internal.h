@@ -24,6 +24,7 @@
 #include <stdint.h>
 
 #define TEMPLATE_MAX_BYTES ((size_t)1 << 20) /* of a template; published ones have up to 50 KB */
+#define TEMPLATE_MAX_NAMES 2000 /* different ones in a template */
 #define TEMPLATE_MAX_NESTING 200	     /* of brackets and blocks in its text */
 #define TEMPLATE_MAX_DEPTH 1000		     /* of evaluation: nesting, recursion, data */
 #define TEMPLATE_MAX_STEPS 10000000	     /* of a rendering: nodes evaluated, kilobytes handled */
@@ -232,6 +233,7 @@ struct program {
 		struct text text;
 		bool assigned; /* somewhere in the template */
 	} *names;
+	size_t name_count;
 };
 
 /* ---- from text to the tree ---- */

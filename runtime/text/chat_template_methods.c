@@ -35,9 +35,11 @@ static int strip(struct render *r, struct value self, struct arguments *args, bo
 	const struct text *chars;
 	if (text_argument(r, "strip", &args->bound[0], &chars))
 		return -1;
+	if (render_work(r, self.text.length * (chars ? chars->length : 1)))
+		return -1;
 	struct text text = text_strip(self.text, chars, left, right);
 	*out = value_string(text.data, text.length);
-	return render_work(r, self.text.length);
+	return 0;
 }
 
 static int str_strip(struct render *r, struct value self, struct arguments *args, struct value *out)
@@ -94,7 +96,7 @@ static int has_end(struct render *r, struct value self, struct value argument, b
 		parts = argument.sequence;
 	for (size_t i = 0; i < parts->count; i++) {
 		struct text part;
-		if (need_text(r, method, &parts->values[i], &part))
+		if (need_text(r, method, &parts->values[i], &part) || render_work(r, part.length))
 			return -1;
 		if (part.length <= self.text.length) {
 			size_t at = start ? 0 : self.text.length - part.length;
@@ -223,10 +225,11 @@ static int str_find(struct render *r, struct value self, struct arguments *args,
 static int str_rfind(struct render *r, struct value self, struct arguments *args, struct value *out)
 {
 	struct text part;
-	if (need_text(r, "rfind", &args->bound[0], &part))
+	if (need_text(r, "rfind", &args->bound[0], &part) ||
+	    render_work(r, self.text.length * (1 + part.length)))
 		return -1;
 	*out = character_number(self.text, text_find_last(self.text, part));
-	return render_work(r, self.text.length);
+	return 0;
 }
 
 static int str_count(struct render *r, struct value self, struct arguments *args, struct value *out)
@@ -256,7 +259,7 @@ static int str_isdigit(struct render *r, struct value self, struct arguments *ar
 		digits &= c >= '0' && c <= '9';
 	}
 	*out = value_bool(digits);
-	return 0;
+	return render_work(r, self.text.length);
 }
 
 static int dict_get(struct render *r, struct value self, struct arguments *args, struct value *out)

@@ -41,6 +41,10 @@ const char *parser_intern(struct parser *p, struct text text, bool assigned)
 	while (name && !text_equal(name->text, text))
 		name = name->next;
 	if (!name) {
+		if (p->program->name_count++ == TEMPLATE_MAX_NAMES) {
+			parser_fail(p, p->at->line, "there are too many names");
+			return NULL;
+		}
 		char *copy = arena_take(&p->program->arena, text.length + 1);
 		name = arena_take(&p->program->arena, sizeof *name);
 		if (!copy || !name) {

@@ -271,10 +271,11 @@ static int merge_sort(struct render *r, struct sorted *all, struct sorted *spare
 		return -1;
 	for (size_t i = from; i < to; i++) {
 		int order = 0;
-		if (render_work(r, 0))
+		bool both = left < middle && right < to, equal;
+		/* Equal values need no order: None, or what is undefined. */
+		if (both && (render_work(r, 0) || value_equal(r, all[right].key, all[left].key, &equal)))
 			return -1;
-		if (left < middle && right < to &&
-		    value_order(r, all[right].key, all[left].key, &order))
+		if (both && !equal && value_order(r, all[right].key, all[left].key, &order))
 			return -1;
 		bool take_right = left == middle || (right < to && order == (reverse ? 1 : -1));
 		spare[i] = all[take_right ? right++ : left++];

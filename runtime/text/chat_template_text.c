@@ -265,6 +265,8 @@ int text_split(struct render *r, struct text text, const struct text *separator,
 	struct text part;
 	if (separator && separator->length == 0)
 		return render_fail(r, "a text can't be split at an empty separator");
+	if (render_work(r, text.length * (separator && from_right ? separator->length : 1)))
+		return -1;
 	for (; limit != 0 && cut_part(&text, separator, from_right, &part); limit--)
 		if (add_part(&parts, part))
 			return -1;
@@ -272,7 +274,7 @@ int text_split(struct render *r, struct text text, const struct text *separator,
 		text = text_strip(text, NULL, !from_right, from_right);
 	if ((separator || text.length) && add_part(&parts, text))
 		return -1;
-	if (finish_parts(&parts, out) || render_work(r, text.length))
+	if (finish_parts(&parts, out))
 		return -1;
 	for (size_t i = 0; from_right && i < parts.count / 2; i++) {
 		struct value swap = parts.values[i];
@@ -286,6 +288,8 @@ int text_lines(struct render *r, struct text text, bool keep_ends, struct value 
 {
 	struct parts parts = {.r = r};
 	size_t width, from = 0;
+	if (render_work(r, text.length))
+		return -1;
 	for (size_t at = 0; at < text.length; at += width) {
 		int32_t code = text_decode(text, at, &width);
 		if (!((code >= 0x0a && code <= 0x0d) || (code >= 0x1c && code <= 0x1e) ||

@@ -341,7 +341,7 @@ int dict_find(struct render *r, const struct dict *dict, struct value key, const
 		if (equal)
 			*out = &pair->value;
 	}
-	return render_work(r, dict->count * 16);
+	return render_work(r, dict->count * (16 + (key.kind == VALUE_STRING ? key.text.length : 0)));
 }
 
 int dict_set(struct render *r, struct dict *dict, struct value key, struct value value)

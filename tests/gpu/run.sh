@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What needs GPUs: every block of the CUDA backend against the CPU backend, on 1, 2 and 4 ranks,
+# What needs GPUs: every block of the CUDA backend against the CPU backend, on 1 to 4 ranks,
 # and the golden models. Where there are fewer GPUs than ranks, ranks share them and add through
 # host memory; that is told, because it is another path than NCCL's.
 #   TPRUN=build/tprun TESTS=build/tests/gpu SHARED=../shared run.sh
@@ -13,7 +13,7 @@ if [ "$gpus" = 0 ]; then
 	exit 1
 fi
 commands=()
-for ranks in 1 2 4; do
+for ranks in 1 2 3 4; do
 	[ "$ranks" -gt "$gpus" ] && echo "$ranks ranks share $gpus GPUs"
 	commands+=(-- mpirun --oversubscribe -np "$ranks" "$TESTS/test_cuda_backend")
 done

@@ -303,19 +303,20 @@ static void compare_backends(struct backend *gpu, struct backend *cpu, const str
 	CHECK_OK(cpu->ops->end(cpu, &err), &err);
 }
 
-/* Prefill of the given lengths, then steps of one token each, then a mixed one. */
-static void compare_large(struct large *l, int sequences, const int *lengths)
+/* Prefill of the given lengths, then steps of one token each, then a mixed one; with `chunk`, one
+ * more that brings so many tokens of every third sequence. */
+static void compare_large(struct large *l, int sequences, const int *lengths, int chunk)
 {
 	struct error err = {0};
 	struct backend *gpu = NULL, *cpu = NULL;
 	struct backend_shape s = large_shape(l);
-	int tokens = 0, longest = 0, before[64], count[64];
+	int tokens = 0, longest = 0, before[256], count[256];
 	for (int i = 0; i < sequences; i++) {
-		tokens += lengths[i] + 3;
+		tokens += lengths[i] + 3 + (i % 3 ? 1 : chunk);
 		longest = lengths[i] > longest ? lengths[i] : longest;
 		before[i] = 0;
 	}
-	int max_blocks = (longest + 8) / KV_BLOCK + 1;
+	int max_blocks = (longest + 8 + chunk) / KV_BLOCK + 1;
 	struct backend_options options = make_options(&s, tokens, sequences, max_blocks, sequences * max_blocks);
 	CHECK_OK(cuda_backend_open(&gpu, &options, &err), &err);
 	CHECK_OK(cpu_backend_open(&cpu, &options, &err), &err);
@@ -325,10 +326,11 @@ static void compare_large(struct large *l, int sequences, const int *lengths)
 		CHECK_OK(cpu->ops->load_random(cpu, seed, &err), &err);
 		CHECK_OK(gpu->ops->load_end(gpu, &err), &err);
 		CHECK_OK(cpu->ops->load_end(cpu, &err), &err);
-		for (int i = 0; i < 3; i++) {
+		for (int i = 0; i < (chunk ? 4 : 3); i++) {
 			struct batch_step b;
 			for (int k = 0; k < sequences; k++) {
-				count[k] = i == 0 ? lengths[k] : i == 1 || k % 2 ? 1 : 3;
+				count[k] = i == 0 ? lengths[k] : i == 1 || k % (i == 2 ? 2 : 3) ? 1
+					 : i == 2 ? 3 : chunk;
 			}
 			batch_open(&b, sequences, before, count, l->vocab, max_blocks,
 				   i == 0 ? 1 : sequences);
@@ -359,7 +361,7 @@ static void wide_rows_match_cpu(void)
 		int lengths[8];
 		for (int i = 0; i < tokens; i++)
 			lengths[i] = 1 + 9 * i;
-		compare_large(&l, tokens, lengths);
+		compare_large(&l, tokens, lengths, 0);
 	}
 }
 
@@ -370,7 +372,7 @@ static void long_prompt_matches_cpu(void)
 				  .intermediate = 320, .vocab = 500, .query_key_norm = true,
 				  .dtype = (enum dtype)dtype, .windows = {0, 700}};
 		int lengths[] = {4097, 5, 130};
-		compare_large(&l, 3, lengths);
+		compare_large(&l, 3, lengths, 200);
 	}
 }
 
@@ -383,7 +385,79 @@ static void batch_of_33_matches_cpu(void)
 		int lengths[33];
 		for (int i = 0; i < 33; i++)
 			lengths[i] = (int)test_int(1, 200);
-		compare_large(&l, 33, lengths);
+		compare_large(&l, 33, lengths, 70);
+	}
+}
+
+/* As many sequences as a full batch has; every form of group that a KV head may have. */
+static void batch_of_256_matches_cpu(void)
+{
+	static const int32_t heads[][3] = {{8, 8, 128}, {20, 1, 64}, {36, 3, 32}, {12, 1, 80}, {8, 4, 256}};
+	for (int round = 0; round < 5; round++) {
+		int32_t size = group->size, kv_heads = heads[round][1];
+		struct large l = {.layers = 2, .hidden = 160, .head_dim = heads[round][2],
+				  .query_heads = heads[round][0], .kv_heads = kv_heads,
+				  .intermediate = 250, .vocab = 555, .dtype = (enum dtype)(1 + round % 2),
+				  .windows = {0, 40}};
+		int lengths[256];
+		if (l.query_heads < size)
+			continue;
+		for (int i = 0; i < 256; i++)
+			lengths[i] = (int)test_int(1, 80);
+		compare_large(&l, 256, lengths, 17);
+	}
+}
+
+/* A few long contexts among short ones: they are cut into pieces. */
+static void long_and_short_match_cpu(void)
+{
+	static const int32_t heads[][2] = {{8, 2}, {8, 8}, {18, 1}};
+	for (int round = 0; round < 3; round++) {
+		struct large l = {.layers = 2, .hidden = 128, .head_dim = round == 1 ? 128 : 64,
+				  .query_heads = heads[round][0], .kv_heads = heads[round][1],
+				  .intermediate = 128, .vocab = 300, .dtype = (enum dtype)(1 + round % 2),
+				  .windows = {0, 600}};
+		int lengths[12] = {2500, 129, 1, 1111, 128};
+		for (int i = 5; i < 12; i++)
+			lengths[i] = (int)test_int(1, 300);
+		compare_large(&l, 12, lengths, 33);
+	}
+}
+
+/* Sequences that share the first blocks of one that writes them in the same step, as singles and
+ * as chunks. */
+static void shared_blocks_match_cpu(void)
+{
+	enum { SEQUENCES = 14, SHARED = 2 };
+	for (int round = 0; round < 6; round++) {
+		struct large l = {.layers = 2, .hidden = 128, .head_dim = round < 3 ? 64 : 256, .query_heads = 8,
+				  .kv_heads = 4, .intermediate = 128, .vocab = 300,
+				  .dtype = (enum dtype)(round % 3)};
+		struct error err = {0};
+		struct backend *gpu = NULL, *cpu = NULL;
+		struct backend_shape s = large_shape(&l);
+		struct backend_options options = make_options(&s, 400, SEQUENCES, 5, SEQUENCES * 5);
+		struct batch_step b;
+		int before[SEQUENCES] = {0}, count[SEQUENCES] = {SHARED * KV_BLOCK + 9};
+		for (int i = 1; i < SEQUENCES; i++) {
+			before[i] = SHARED * KV_BLOCK;
+			count[i] = i % 3 ? 1 : 20;
+		}
+		CHECK_OK(cuda_backend_open(&gpu, &options, &err), &err);
+		CHECK_OK(cpu_backend_open(&cpu, &options, &err), &err);
+		if (!gpu || !cpu)
+			return;
+		CHECK_OK(gpu->ops->load_random(gpu, 5, &err), &err);
+		CHECK_OK(cpu->ops->load_random(cpu, 5, &err), &err);
+		CHECK_OK(gpu->ops->load_end(gpu, &err), &err);
+		CHECK_OK(cpu->ops->load_end(cpu, &err), &err);
+		batch_open(&b, SEQUENCES, before, count, l.vocab, 5, SEQUENCES);
+		for (int i = 1; i < SEQUENCES; i++)
+			memcpy(&b.blocks[i * 5], b.blocks, SHARED * sizeof *b.blocks);
+		compare_backends(gpu, cpu, &s, &b.step);
+		batch_close(&b);
+		gpu->ops->close(gpu);
+		cpu->ops->close(cpu);
 	}
 }
 
@@ -476,6 +550,64 @@ static void replay_and_repeat_give_the_same_bits(void)
 	}
 }
 
+/* Steps of many sequences, not looked into on the way, against the same ones whose residual is
+ * taken out and put back after every block; and a run against its repetition. */
+static void whole_steps_of_many_match(void)
+{
+	enum { SEQUENCES = 20, STEPS = 4 };
+	for (int dtype = 0; dtype < 3; dtype++) {
+		struct large l = {.layers = 3, .hidden = 512, .head_dim = 64, .query_heads = 8, .kv_heads = 4,
+				  .intermediate = 1377, .vocab = 5001, .dtype = (enum dtype)dtype,
+				  .windows = {0, 50, 0}};
+		struct backend_shape s = large_shape(&l);
+		struct backend_options options = make_options(&s, 1200, SEQUENCES, 10, SEQUENCES * 10);
+		size_t row = (size_t)s.vocab, rows = STEPS * SEQUENCES;
+		float *logits[3], *residual = reference_alloc(1200 * 512, sizeof *residual);
+		uint64_t seed = test_random(), state = test_state;
+		for (int run = 0; run < 3; run++) {
+			struct error err = {0};
+			struct backend *b = NULL;
+			int before[SEQUENCES] = {0}, count[SEQUENCES];
+			logits[run] = reference_alloc(rows * row + 1, sizeof **logits);
+			test_state = state; /* the same ids in every run */
+			CHECK_OK(cuda_backend_open(&b, &options, &err), &err);
+			if (!b)
+				return;
+			CHECK_OK(b->ops->load_random(b, seed, &err), &err);
+			CHECK_OK(b->ops->load_end(b, &err), &err);
+			for (int i = 0; i < STEPS; i++) {
+				struct batch_step step;
+				for (int k = 0; k < SEQUENCES; k++)
+					count[k] = i == 0 ? 1 + 2 * k : i % 2 || k % 5 ? 1 : 37;
+				batch_open(&step, SEQUENCES, before, count, l.vocab, 10, SEQUENCES);
+				CHECK_OK(b->ops->begin(b, &step.step, &err), &err);
+				for (int n = 0; n < 2 + 5 * s.layers; n++) {
+					int place = n == 0 ? EMBED : n == 1 + 5 * s.layers ? LOGITS : QKV + (n - 1) % 5;
+					CHECK_OK(call(b, place, n == 0 ? 0 : (n - 1) / 5, &err), &err);
+					if (run < 2 || place == LOGITS)
+						continue;
+					CHECK_OK(b->ops->peek(b, BUFFER_RESIDUAL, residual, &err), &err);
+					CHECK_OK(b->ops->poke(b, BUFFER_RESIDUAL, residual, &err), &err);
+				}
+				CHECK_OK(b->ops->end(b, &err), &err);
+				float *out = logits[run] + (size_t)i * SEQUENCES * row;
+				CHECK_OK(b->ops->peek(b, BUFFER_LOGITS, out, &err), &err);
+				for (int k = 0; k < SEQUENCES; k++)
+					before[k] += count[k];
+				batch_close(&step);
+			}
+			b->ops->close(b);
+		}
+		CHECK_MSG(!memcmp(logits[0], logits[1], rows * row * sizeof(float)), "two runs differ (%s)",
+			  dtype_name((enum dtype)dtype));
+		CHECK_MSG(!memcmp(logits[0], logits[2], rows * row * sizeof(float)), "looking inside changes it (%s)",
+			  dtype_name((enum dtype)dtype));
+		for (int run = 0; run < 3; run++)
+			free(logits[run]);
+		free(residual);
+	}
+}
+
 /* A single rank can be made to go NCCL's way: its buffers, its launches among the recorded ones. */
 static void one_rank_through_nccl(void)
 {
@@ -501,6 +633,7 @@ static void one_rank_through_nccl(void)
 		for (int dtype = 0; dtype < 3; dtype++)
 			compare_reference(reference_config_random((enum dtype)dtype), 4, 80, 3);
 		replay_and_repeat_give_the_same_bits();
+		whole_steps_of_many_match();
 	}
 	unsetenv("TPRUN_REDUCE");
 }
@@ -517,15 +650,18 @@ static int by_rank(const void *a, const void *b)
 }
 
 /* Triples of equal rows in the head make ties. */
-static void candidates_match_a_sort(void)
+static void compare_candidates(int rows)
 {
 	struct large l = {.layers = 1, .hidden = 64, .head_dim = 16, .query_heads = 8, .kv_heads = 4,
-			  .intermediate = 64, .vocab = (int32_t)test_int(group->size, 20000), .dtype = DTYPE_F32};
+			  .intermediate = 64, .vocab = (int32_t)test_int(group->size, rows > 20 ? 40000 : 20000),
+			  .dtype = DTYPE_F32};
 	struct error err = {0};
 	struct backend *b = NULL;
 	struct backend_shape s = large_shape(&l);
-	struct backend_options options = make_options(&s, 8, 4, 4, 16);
-	int before[3] = {0}, count[3] = {1, 2, 3};
+	struct backend_options options = make_options(&s, rows, rows, 4, 4 * rows);
+	int before[256] = {0}, count[256];
+	for (int i = 0; i < rows; i++)
+		count[i] = 1;
 	CHECK_OK(cuda_backend_open(&b, &options, &err), &err);
 	if (!b)
 		return;
@@ -539,25 +675,27 @@ static void candidates_match_a_sort(void)
 	}
 	CHECK_OK(b->ops->load_end(b, &err), &err);
 	struct batch_step step;
-	batch_open(&step, 3, before, count, l.vocab, 4, 3);
+	batch_open(&step, rows, before, count, l.vocab, 4, rows);
 	CHECK_OK(b->ops->begin(b, &step.step, &err), &err);
 	for (int place = EMBED; place < PLACES; place++)
 		CHECK_OK(call(b, place, 0, &err), &err);
 	CHECK_OK(b->ops->end(b, &err), &err);
 
 	size_t vocab = (size_t)s.vocab;
-	float *raw = reference_alloc(3 * vocab + 1, sizeof *raw), *scaled = reference_alloc(vocab + 1, sizeof *scaled);
+	float *raw = reference_alloc((size_t)rows * vocab + 1, sizeof *raw), *scaled = reference_alloc(vocab + 1, sizeof *scaled);
 	struct ranked *sorted = reference_alloc(vocab + 1, sizeof *sorted);
 	int32_t penalized[] = {0, l.vocab / 2, l.vocab - 1};
-	struct logit_request requests[3] = {
+	struct logit_request requests[256] = {
 		{1, 1, NULL, 0, -1},
 		{1 / 0.7f, 1, penalized, 3, l.vocab / 3},
 		{1 / 1.5f, 1.3f, penalized, l.vocab > 3 ? 3 : 1, 0},
 	};
-	struct logit_result results[3];
+	struct logit_result results[256];
+	for (int r = 3; r < rows; r++)
+		requests[r] = requests[r % 3];
 	CHECK_OK(b->ops->peek(b, BUFFER_LOGITS, raw, &err), &err);
 	CHECK_OK(b->ops->candidates(b, requests, results, &err), &err);
-	for (int r = 0; r < 3; r++) {
+	for (int r = 0; r < rows; r++) {
 		double sum = 0;
 		float *row = raw + (size_t)r * vocab;
 		for (int k = 0; requests[r].repetition_penalty != 1 && k < requests[r].penalized_count; k++) {
@@ -591,6 +729,13 @@ static void candidates_match_a_sort(void)
 	b->ops->close(b);
 }
 
+static void candidates_match_a_sort(void)
+{
+	static const int rows[] = {3, 20, 256};
+	for (int i = 0; i < 6; i++)
+		compare_candidates(rows[i % 3]);
+}
+
 static void refusals_name_the_cause(void)
 {
 	struct large l = {.layers = 1, .hidden = 64, .head_dim = 16, .query_heads = 8, .kv_heads = 4,
@@ -613,7 +758,22 @@ static void refusals_name_the_cause(void)
 	b->ops->close(b);
 }
 
-int main(void)
+/* Arguments name the tests to run; none, all of them. */
+static bool asked(int argc, char **argv, const char *name)
+{
+	bool found = argc < 2;
+	for (int i = 1; i < argc; i++)
+		found = found || !strcmp(argv[i], name);
+	return found;
+}
+
+#define RUN_ASKED(function)                                                                        \
+	do {                                                                                       \
+		if (asked(argc, argv, #function))                                                  \
+			RUN(function);                                                             \
+	} while (0)
+
+int main(int argc, char **argv)
 {
 	struct error err = {0};
 	int gpus = 0;
@@ -632,15 +792,19 @@ int main(void)
 		fprintf(stderr, "no GPU: %s\n", err.message);
 		return 1;
 	}
-	RUN(refusals_name_the_cause);
-	RUN(candidates_match_a_sort);
-	RUN(blocks_match_float64);
-	RUN(many_sequences_match_float64);
-	RUN(wide_rows_match_cpu);
-	RUN(long_prompt_matches_cpu);
-	RUN(batch_of_33_matches_cpu);
-	RUN(replay_and_repeat_give_the_same_bits);
-	RUN(one_rank_through_nccl);
+	RUN_ASKED(refusals_name_the_cause);
+	RUN_ASKED(candidates_match_a_sort);
+	RUN_ASKED(blocks_match_float64);
+	RUN_ASKED(many_sequences_match_float64);
+	RUN_ASKED(wide_rows_match_cpu);
+	RUN_ASKED(long_prompt_matches_cpu);
+	RUN_ASKED(batch_of_33_matches_cpu);
+	RUN_ASKED(batch_of_256_matches_cpu);
+	RUN_ASKED(long_and_short_match_cpu);
+	RUN_ASKED(shared_blocks_match_cpu);
+	RUN_ASKED(whole_steps_of_many_match);
+	RUN_ASKED(replay_and_repeat_give_the_same_bits);
+	RUN_ASKED(one_rank_through_nccl);
 	print_table();
 	mpi_group_close(group);
 	TEST_END();

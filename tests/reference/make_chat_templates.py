@@ -1,6 +1,6 @@
 """What transformers renders from chat templates: the expected texts of tprun's interpreter.
 
-    python make_chat_templates.py [--check] tests/data/chat-templates.json
+    python make_chat_templates.py [--check] [--seed N] [--random COUNT] tests/data/chat-templates.json
 
 Three kinds of cases, each a template with its variables and the text that transformers'
 own environment (render_jinja_template) makes of it, or "error" where it fails:
@@ -11,6 +11,8 @@ features    one line each for what templates use of Jinja
 random      expressions put together at random from the same vocabulary
 
 With --check nothing is written; it says whether the file is still what transformers gives.
+Another seed and a larger count are for a look beyond the kept cases: write them to
+tests/data/chat-templates.json below an empty folder and run the test from there.
 """
 
 import argparse
@@ -21,7 +23,6 @@ from pathlib import Path
 from transformers.utils.chat_template_utils import render_jinja_template
 
 HERE = Path(__file__).parent
-SEED = 20240607
 
 TOOLS = [
     {"type": "function", "function": {
@@ -327,14 +328,14 @@ class Expressions:
 
     def truth(self, depth):
         if depth <= 0:
-            return self.pick("yes", "no", "nosuch is defined", "d.b is defined", "n is odd", "nil is none", "s is string", "l is iterable")
+            return self.pick("yes", "no", "(nosuch is defined)", "(d.b is not defined)", "(n is odd)", "(nil is none)", "(s is string)")
         return self.pick(
             f"({self.number(depth - 1)} < {self.number(depth - 1)})", f"({self.any(depth - 1)} == {self.any(depth - 1)})",
             f"({self.text(depth - 1)} in {self.text(depth - 1)})", f"({self.any(depth - 1)} in {self.sequence(depth - 1)})",
             f"not {self.truth(depth - 1)}", f"({self.truth(depth - 1)} and {self.any(depth - 1)})",
             f"({self.any(depth - 1)} or {self.truth(depth - 1)})", f"({self.text(depth - 1)} < {self.text(depth - 1)})",
-            f"({self.text(depth - 1)}).startswith({self.text(0)})", f"({self.any(depth - 1)}) is "
-            + self.pick("string", "number", "mapping", "iterable", "sequence", "defined", "none", "true", "float", "integer", "boolean"),
+            f"({self.text(depth - 1)}).startswith({self.text(0)})", f"(({self.any(depth - 1)}) is "
+            + self.pick("string", "number", "mapping", "iterable", "sequence", "defined", "none", "true", "float", "integer", "boolean") + ")",
             f"({self.number(0)} <= {self.number(0)} < {self.number(0)})", f"({self.any(depth - 1)} != {self.any(depth - 1)})")
 
     def any(self, depth):
@@ -342,8 +343,8 @@ class Expressions:
         return self.pick("nil", "d", "nosuch", "{'k': n, 's': l}") if self.random.random() < 0.1 else kind(depth)
 
 
-def expressions(count):
-    made = Expressions(SEED)
+def expressions(seed, count):
+    made = Expressions(seed)
     while count:
         template = "{{ " + made.any(made.random.randint(1, 4)) + " }}"
         result = render(template, MESSAGES, True, VARIABLES)
@@ -361,12 +362,14 @@ def expressions(count):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--seed", type=int, default=20240607)
+    parser.add_argument("--random", type=int, default=1500)
     parser.add_argument("file", type=Path)
     args = parser.parse_args()
 
     templates = {path.stem: path.read_text() for path in sorted((HERE / "chat_templates").glob("*.jinja"))}
     parts = {"templates": templates, "conversations": CONVERSATIONS, "settings": SETTINGS, "config": TOKENS, "messages": MESSAGES, "variables": VARIABLES, "styles": list(styles(templates)),
-             "features": list(features()), "random": list(expressions(1500))}
+             "features": list(features()), "random": list(expressions(args.seed, args.random))}
     text = json.dumps(parts, ensure_ascii=False, indent=0) + "\n"
     if args.check:
         raise SystemExit(0 if args.file.read_text() == text else f"{args.file} is not what transformers gives")

@@ -1,0 +1,92 @@
+/*
+ * tensor.cuh - tensor-core products and background copies, for the attention of 16-bit models.
+ *
+ * In the fragments of mma.m16n8k16 a lane holds, of a 16 x 8 result, rows lane/4 and lane/4 + 8,
+ * and of each the columns lane%4*2 and the next.
+ */
+#ifndef TPRUN_CUDA_TENSOR_CUH
+#define TPRUN_CUDA_TENSOR_CUH
+
+#include "kernels/cuda/internal.cuh"
+
+__device__ __forceinline__ uint32_t pack_pair(float low, float high, __nv_bfloat16)
+{
+	__nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+	return *(uint32_t *)&pair;
+}
+
+__device__ __forceinline__ uint32_t pack_pair(float low, float high, __half)
+{
+	__half2 pair = __floats2half2_rn(low, high);
+	return *(uint32_t *)&pair;
+}
+
+/* d += a b: a 16 x 16 (rows), b 16 x 8 (columns). */
+__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+					 __nv_bfloat16)
+{
+	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+		     "{%8,%9}, {%0,%1,%2,%3};"
+		     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+		     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+					 __half)
+{
+	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+		     "{%8,%9}, {%0,%1,%2,%3};"
+		     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+		     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ uint32_t shared_address(const void *at)
+{
+	return (uint32_t)__cvta_generic_to_shared(at);
+}
+
+/* Four 8 x 8 matrices; lanes 8m..8m+7 give the rows of matrix m. */
+__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const void *row)
+{
+	asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+		     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+		     : "r"(shared_address(row)) : "memory");
+}
+
+__device__ __forceinline__ void load_matrices_turned(uint32_t (&r)[4], const void *row)
+{
+	asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+		     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+		     : "r"(shared_address(row)) : "memory");
+}
+
+/* 16 bytes to shared memory in the background; zeros where not `there`. */
+__device__ __forceinline__ void copy_piece(void *to, const void *from, bool there)
+{
+	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+		     :: "r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+
+__device__ __forceinline__ void copy_commit(void)
+{
+	asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* All copies but those of the last N commits have arrived. */
+template <int N> __device__ __forceinline__ void copy_wait(void)
+{
+	asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory");
+}
+
+/* Calls f(W(), d) for the shape's 16-bit type, where decltype(d)::D is the head size up to 64 or 128. */
+template <typename F> static inline int for_tensor(const struct cuda_backend *b, F f)
+{
+	bool small = b->options.shape.head_dim <= 64;
+	struct d64 { enum { D = 64 }; };
+	struct d128 { enum { D = 128 }; };
+	if (b->options.shape.dtype == DTYPE_F16)
+		return small ? f(__half(), d64()) : f(__half(), d128());
+	return small ? f(__nv_bfloat16(), d64()) : f(__nv_bfloat16(), d128());
+}
+
+#endif
