@@ -183,6 +183,7 @@ test: test-deps
 		$(foreach t,$(TESTS:build/%=build/asan/%),-- $(t)) \
 		$(foreach s,$(wildcard tests/cli/*.sh),-- env TPRUN=build/tprun $(s) -- env TPRUN=build/asan/tprun $(s)) \
 		-- tests/golden.py build/tprun --ranks 1,2,3,4,5,7 $(GOLDEN) \
+		-- tests/batch.py -- env TPRUN=build/asan/tprun tests/batch.py --short \
 		-- tests/fuzz/run.sh build/fuzz/fuzz $(FUZZ_SECONDS)
 
 check-deps:

@@ -1,5 +1,5 @@
 /*
- * World rank 0 walks through the input, hands each line to the replica with the fewest, and appends
+ * World rank 0 walks through the input, hands each line to a replica with room, and appends
  * the results to the output as they come; between these it leads the first replica itself. The
  * leaders of the other replicas get lines and send results over the channel. All other ranks follow
  * their leader's steps.
@@ -30,7 +30,8 @@ static const double drain_s = 3;	/* for completions that run when SIGUSR1 comes 
 static const double answer_s = 0.3;	/* for the other leaders to answer a FINISH */
 
 struct replica {
-	int64_t lines; /* handed out, without a result yet */
+	int64_t given; /* lines handed out */
+	int64_t lines; /* of those, without a result yet */
 	bool ended;    /* its TOTALS are there */
 };
 
@@ -127,13 +128,16 @@ static int tell_all(struct run *run, enum message_kind kind, struct error *err)
 
 /* ---- world rank 0: lines ------------------------------------------------------------------------- */
 
-static int least_loaded(const struct run *run)
+/* Of the replicas with room the one that was given the fewest, so that like ones end together;
+ * -1: none has room. Which has fewer in hand would favour the first, whose results come at once. */
+static int choose_replica(const struct run *run, int64_t most)
 {
-	int least = 0;
-	for (int r = 1; r < run->replica_count; r++)
-		if (run->replicas[r].lines < run->replicas[least].lines)
-			least = r;
-	return least;
+	int choice = -1;
+	for (int r = 0; r < run->replica_count; r++)
+		if (run->replicas[r].lines < most &&
+		    (choice < 0 || run->replicas[r].given < run->replicas[choice].given))
+			choice = r;
+	return choice;
 }
 
 /* Hands lines to the replicas that have room: a full step, and some that wait for a place in it. */
@@ -143,10 +147,10 @@ static int hand_out(struct run *run, struct error *err)
 	double start = output_now();
 
 	most += most / 4 > WAITING_MIN ? most / 4 : WAITING_MIN;
-	while (!run->input_ended && output_now() - start < hand_out_s) {
+	while (!run->input_ended && !run->failed.kind && output_now() - start < hand_out_s) {
 		struct batch_item item;
-		int replica = least_loaded(run);
-		if (run->replicas[replica].lines >= most)
+		int replica = choose_replica(run, most);
+		if (replica < 0)
 			return 0;
 		int got = batch_lines_next(&run->lines, false, &item, &run->failed);
 		if (got < 0 || got == 2)
@@ -156,6 +160,7 @@ static int hand_out(struct run *run, struct error *err)
 			return 0;
 		}
 		run->replicas[replica].lines++;
+		run->replicas[replica].given++;
 		if (replica ? channel_send(run->channel, leader_of(run, replica), TO_LEADER_LINE,
 					   item.text, item.length, err)
 			    : batch_worker_add(run->worker, item.text, item.length, err))
@@ -393,8 +398,8 @@ static void tell_duplicates(const struct run *run)
 	const struct batch_lines *lines = &run->lines;
 	if (!lines->duplicates || run->options->quiet)
 		return;
-	fprintf(stderr, "tprun: warning: %llu lines have the id of an earlier one: line",
-		(unsigned long long)lines->duplicates);
+	fprintf(stderr, "tprun: warning: %llu line%s the id of an earlier one: line",
+		(unsigned long long)lines->duplicates, lines->duplicates == 1 ? " has" : "s have");
 	for (uint64_t i = 0; i < lines->duplicates && i < BATCH_DUPLICATES_SHOWN; i++)
 		fprintf(stderr, "%s %lld", i ? "," : "", (long long)lines->duplicate_lines[i]);
 	fputs(lines->duplicates > BATCH_DUPLICATES_SHOWN ? ", ...\n" : "\n", stderr);

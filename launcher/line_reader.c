@@ -57,7 +57,7 @@ static int fill(struct line_reader *reader, bool wait, struct error *err)
 	struct pollfd ready = {.fd = reader->fd, .events = POLLIN};
 	if (make_room(reader, err))
 		return -1;
-	if (!wait && poll(&ready, 1, 0) == 0)
+	if (!wait && poll(&ready, 1, 0) < 1) /* nothing there, or a signal came */
 		return 2;
 	ssize_t count;
 	do

@@ -46,6 +46,8 @@ static int run_on_ranks(const struct options *options, int parsed, struct error 
 										   : cmd_score)(
 			options, world, err);
 	int status = exit_status(result, err, world->rank == 0);
+	if (status == ERROR_STOPPED)
+		stop_request_end();
 	mpi_group_close(world);
 	return status;
 }

@@ -19,16 +19,21 @@ static struct {
 	atomic_size_t length;
 } state;
 
+static void start_timer(enum stop_request request, int milliseconds)
+{
+	struct itimerspec deadline = {
+		.it_value = {milliseconds / 1000, milliseconds % 1000 * 1000000l},
+	};
+	timer_settime(state.timers[request], 0, &deadline, NULL);
+}
+
 /* Calls nothing but what a handler may call. */
 void stop_request_raise(enum stop_request request)
 {
 	static const int milliseconds[] = {[STOP_DRAIN] = STOP_DRAIN_MS, [STOP_NOW] = STOP_NOW_MS};
 	if (request == STOP_NONE || !state.open || atomic_exchange(&state.seen[request], true))
 		return;
-	struct itimerspec deadline = {
-		.it_value = {milliseconds[request] / 1000, milliseconds[request] % 1000 * 1000000l},
-	};
-	timer_settime(state.timers[request], 0, &deadline, NULL);
+	start_timer(request, milliseconds[request]);
 }
 
 static void on_request(int number)
@@ -79,4 +84,12 @@ void stop_request_message(const char *text)
 	atomic_store(&state.length, 0); /* a deadline meanwhile says nothing rather than half of it */
 	memcpy(state.message, text, length);
 	atomic_store(&state.length, length);
+}
+
+void stop_request_end(void)
+{
+	enum stop_request seen = stop_request_seen();
+	stop_request_message("");
+	if (seen != STOP_NONE)
+		start_timer(seen, STOP_END_MS);
 }

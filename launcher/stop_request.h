@@ -22,7 +22,7 @@ enum stop_request {
 	STOP_NOW,   /* SIGTERM: gone after at most STOP_NOW_MS */
 };
 
-enum { STOP_DRAIN_MS = 4500, STOP_NOW_MS = 800 };
+enum { STOP_DRAIN_MS = 4500, STOP_NOW_MS = 800, STOP_END_MS = 150 };
 
 /* Installs the handlers, from now to the end of the process. Without it the two signals do what
  * they do by default, and nothing is ever seen. */
@@ -38,5 +38,10 @@ void stop_request_raise(enum stop_request);
 /* What is written to standard error when a deadline ends this process; copied, and cut where it is
  * longer than 500 bytes. Without it the process ends without a word. */
 void stop_request_message(const char *text);
+
+/* The run has stopped in order and said so. Where a request was seen, what is left to do, the end of
+ * MPI, gets STOP_END_MS: once a first rank has ended with status 3, mpirun ends the job, and the
+ * others may wait in vain for it. */
+void stop_request_end(void);
 
 #endif

@@ -9,7 +9,7 @@ from batch_case import TINY, Prompts, case
 from batch_job import Job, expect, expect_same, read_results, send, size_of, wait_until, write_lines
 
 # A process may have to wait for a core that others use; the sanitizers make everything slow.
-LATE = 0.5
+LATE = 0.25
 
 
 class Interrupted:
@@ -19,7 +19,7 @@ class Interrupted:
     def __init__(self, run, tp, lines=250):
         self.run, self.tp, self.output = run, tp, run.path("interrupted.jsonl")
         self.input = write_lines(run.path("work.jsonl"),
-                                 Prompts(run.rng).mixed(60 if run.short else lines, 0.05))
+                                 Prompts(run.rng).mixed(30 if run.short else lines, 0.1))
         start = time.monotonic()
         self.expected, summary = run.batch(self.input, "--tp", tp, ranks=tp)
         self.seconds = summary["seconds"]
@@ -180,8 +180,10 @@ def torn_last_line(run):
     with open(work.output, "rb") as file:
         whole = file.read()
     starts = [0] + [i + 1 for i, byte in enumerate(whole) if byte == 10]
-    for at in [1, starts[1] - 1, len(whole) - 1] + [run.rng.randint(starts[-6], len(whole) - 1)
-                                                   for _ in range(1 if run.short else 3)]:
+    cuts = [len(whole) - 1, run.rng.randint(starts[-6], len(whole) - 1)]
+    if not run.short:
+        cuts += [1, starts[1] - 1] + [run.rng.randint(starts[-6], len(whole) - 1) for _ in range(3)]
+    for at in cuts:
         with open(work.output, "wb") as file:
             file.write(whole[:at])
         work.had = 0

@@ -57,7 +57,7 @@ class World:
 
 
 class Job:
-    """A call of tprun on some ranks (1: without mpirun), in a session of its own. Its processes are
+    """A call of tprun on some ranks (1: without mpirun), in a process group of its own. Its processes are
     known by a variable in their environment, so that none escapes, whoever its parent is by now."""
 
     def __init__(self, world, arguments, ranks=1, stdin=subprocess.DEVNULL, stdout=None, **popen):
