@@ -73,7 +73,7 @@ WAYS = [
 ]
 
 
-@case()
+@case(short=False)
 def whatever_the_order_and_the_batch(run):
     prompts = Prompts(run.rng)
     some = 8 if run.short else 20
@@ -257,7 +257,7 @@ class SlowInput:
         return read_results(self.output)
 
 
-@case(("2 ranks", 2), ("1 rank", 1), short=1)
+@case(("2 ranks", 2), ("1 rank", 1), short=False)
 def standard_input(run, ranks):
     lines = Prompts(run.rng).mixed(12, 0)
     expected, _ = run.batch(lines, "--tp", ranks, ranks=ranks)
@@ -271,7 +271,7 @@ def standard_input(run, ranks):
     expect_same(read_results(run.path("file.jsonl")), expected, "a file as standard input")
 
 
-@case()
+@case(short=False)
 def output_to_a_pipe(run):
     lines = Prompts(run.rng).mixed(40, 0.1)
     expected, _ = run.batch(lines, "--tp", 2, ranks=2)
