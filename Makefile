@@ -69,7 +69,7 @@ say = $(if $(V),,@printf '  %-5s%s\n' $(1) $@;)
 
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all found tests gpu-tests benches fuzzers objects deps test-deps demo test test-gpu test-real fuzz check-deps install clean
+.PHONY: all found commit tests gpu-tests benches fuzzers objects deps test-deps demo test test-gpu test-real fuzz check-deps install clean
 
 all: $(BUILD)/tprun
 
@@ -103,6 +103,14 @@ $(BUILD)/obj/launcher/%.o: launcher/%.c
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC)$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+
+# `bench` tells what it measured: this object follows the commit.
+COMMIT := $(if $(wildcard .git),$(shell git describe --always --dirty --exclude='*' 2>/dev/null))
+$(BUILD)/commit: commit
+	@mkdir -p $(@D)
+	@echo '$(COMMIT)' | cmp -s - $@ || echo '$(COMMIT)' > $@
+$(BUILD)/obj/launcher/bench_report.o: $(BUILD)/commit
+$(BUILD)/obj/launcher/bench_report.o: ALL_CFLAGS += -DTPRUN_COMMIT='"$(or $(COMMIT),unknown)"'
 
 $(BUILD)/obj/%.cu.o: %.cu
 	@mkdir -p $(@D)
@@ -156,6 +164,13 @@ demo: deps
 	@$(MAKE) --no-print-directory all
 	mpirun --oversubscribe -np 2 $(BUILD)/tprun generate --prompt "Once upon a time, there was a lonely computer" \
 		--max-length 256 $(if $(filter 0 1,$(GPUS)),--backend cpu)
+
+# A first look at how inference scales here; SCALING="--ranks 1,2,4 ..." are options of the script.
+# gnuplot, for the pictures, is installed where that is possible.
+scaling: deps
+	@command -v gnuplot >/dev/null || { $(call install-debs,gnuplot-nox); } || true
+	@$(MAKE) --no-print-directory all
+	TPRUN=$(BUILD)/tprun bench/scaling/run.sh --csv $(BUILD)/scaling.csv $(SCALING)
 
 install: $(BUILD)/tprun
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/tprun/configs

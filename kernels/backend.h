@@ -149,6 +149,8 @@ enum backend_buffer {
 	BUFFER_RESIDUAL, BUFFER_QUERY, BUFFER_ATTENTION, BUFFER_ACTIVATION, BUFFER_LOGITS,
 };
 
+enum backend_probe { PROBE_READ, PROBE_REDUCE };
+
 struct backend;
 
 struct backend_ops {
@@ -194,6 +196,15 @@ struct backend_ops {
 	 * all its tokens. poke is for RESIDUAL, QUERY, ATTENTION and ACTIVATION. */
 	int (*peek)(struct backend *, enum backend_buffer, float *out, struct error *err);
 	int (*poke)(struct backend *, enum backend_buffer, const float *in, struct error *err);
+	/* For benchmarks, between steps: in *seconds, what the device takes here and now.
+	 *   PROBE_READ    to read `bytes` of this rank's weights from end to end, starting over where
+	 *		   they are less, and do nothing else: the best of some rounds.
+	 *   PROBE_REDUCE  to add up over the ranks what a step of so many tokens does: `bytes` are
+	 *		   tokens times hidden values of shape.dtype. The mean of many; 0 without sums.
+	 *		   Collective.
+	 * NULL: a backend that cannot tell. */
+	int (*probe)(struct backend *, enum backend_probe, size_t bytes, double *seconds,
+		     struct error *err);
 };
 
 /* The first member of every backend's own struct. */

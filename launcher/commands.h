@@ -12,6 +12,7 @@
 int cmd_generate(const struct options *, struct group *, struct error *err);
 int cmd_batch(const struct options *, struct group *world, struct error *err);
 int cmd_score(const struct options *, struct group *, struct error *err);
+int cmd_bench(const struct options *, struct group *, struct error *err);
 
 /* In one process, without MPI. */
 int cmd_tokenize(const struct options *, struct error *err);

@@ -15,6 +15,20 @@ static int exit_status(int result, const struct error *err, bool speaks)
 	return err->kind ? (int)err->kind : ERROR_RUN;
 }
 
+/* The commands that run on all ranks; NULL: it needs no ranks. */
+typedef int ranks_command(const struct options *, struct group *, struct error *);
+
+static ranks_command *ranks_command_of(enum command command)
+{
+	switch (command) {
+	case COMMAND_GENERATE: return cmd_generate;
+	case COMMAND_BATCH: return cmd_batch;
+	case COMMAND_SCORE: return cmd_score;
+	case COMMAND_BENCH: return cmd_bench;
+	default: return NULL;
+	}
+}
+
 /* generate and score run one replica, which is all ranks. */
 static int check_tp(const struct options *options, const struct group *world, struct error *err)
 {
@@ -42,9 +56,7 @@ static int run_on_ranks(const struct options *options, int parsed, struct error 
 		return exit_status(-1, err, true);
 	int result = world->agree(world, parsed ? parsed : check_tp(options, world, err), err);
 	if (!result)
-		result = (batch ? cmd_batch : options->command == COMMAND_GENERATE ? cmd_generate
-										   : cmd_score)(
-			options, world, err);
+		result = ranks_command_of(options->command)(options, world, err);
 	int status = exit_status(result, err, world->rank == 0);
 	if (status == ERROR_STOPPED)
 		stop_request_end();
@@ -78,10 +90,9 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
 	int parsed = options_parse(&options, argc, argv, &err);
-	bool ranks = options.command == COMMAND_GENERATE || options.command == COMMAND_BATCH ||
-		     options.command == COMMAND_SCORE;
-	int status = ranks && !options.help ? run_on_ranks(&options, parsed, &err)
-					    : run_alone(&options, parsed, &err);
+	int status = ranks_command_of(options.command) && !options.help
+			     ? run_on_ranks(&options, parsed, &err)
+			     : run_alone(&options, parsed, &err);
 	options_close(&options);
 	return status;
 }

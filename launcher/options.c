@@ -385,6 +385,8 @@ static int find_command(struct options *out, const char *word, struct error *err
 static int check_together(const struct options *options, struct error *err)
 {
 	const bool *given = options->given;
+	if (given[OPTION_CSV] && given[OPTION_JSON])
+		return error_usage(err, "--csv and --json exclude each other");
 	if (options->command != COMMAND_BATCH)
 		return 0;
 	if (!given[OPTION_INPUT])

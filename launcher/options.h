@@ -22,6 +22,7 @@ enum command {
 	COMMAND_SCORE,
 	COMMAND_TOKENIZE,
 	COMMAND_PLAN,
+	COMMAND_BENCH,
 	COMMANDS,
 };
 
@@ -34,7 +35,7 @@ enum option_id {
 	OPTION_MAX_LENGTH, OPTION_TEMPERATURE, OPTION_TOP_K, OPTION_TOP_P, OPTION_MIN_P,
 	OPTION_REPETITION_PENALTY, OPTION_SEED, OPTION_STOP, OPTION_IGNORE_EOS,
 	OPTION_TEXT, OPTION_TEXT_FILE, OPTION_IDS, OPTION_DECODE, OPTION_JSONL,
-	OPTION_NO_SPECIAL, OPTION_RANKS, OPTION_MEMORY,
+	OPTION_NO_SPECIAL, OPTION_RANKS, OPTION_MEMORY, OPTION_TESTS, OPTION_REPEAT, OPTION_CSV,
 	OPTIONS,
 };
 
@@ -84,6 +85,9 @@ struct options {
 	bool jsonl, no_special;
 	int32_t ranks;
 	uint64_t memory; /* bytes */
+	struct option_text tests;
+	int32_t repeat;
+	bool csv;
 };
 
 /* Parses a command line. Every error is an ERROR_USAGE that names the option and the cure. On

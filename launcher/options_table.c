@@ -8,7 +8,8 @@ enum {
 	S = 1 << COMMAND_SCORE,
 	T = 1 << COMMAND_TOKENIZE,
 	P = 1 << COMMAND_PLAN,
-	RUNS = G | B | S,
+	M = 1 << COMMAND_BENCH,
+	RUNS = G | B | S | M,
 	ALL = RUNS | T | P,
 };
 
@@ -31,10 +32,10 @@ const struct option_spec option_specs[OPTIONS] = {
 		.choices = backend_names),
 	[OPTION_DTYPE] = ROW("dtype", CHOICE, RUNS | P, dtype, "auto|f32|f16|bf16",
 		"type of weights and KV cache; auto: as stored", .choices = dtype_names),
-	[OPTION_CONTEXT] = ROW("context", INT, RUNS | P, context, "N",
+	[OPTION_CONTEXT] = ROW("context", INT, G | B | S | P, context, "N",
 		"positions of a sequence; left out: what the call needs, or for batch what fits",
 		INT(1, INT32_MAX)),
-	[OPTION_TP] = ROW("tp", INT, RUNS, tp, "T",
+	[OPTION_TP] = ROW("tp", INT, G | B | S, tp, "T",
 		"ranks that hold the model together; left out: all, or for batch those of a node",
 		INT(1, INT32_MAX)),
 	[OPTION_JSON] = ROW("json", FLAG, ALL, json, NULL,
@@ -56,7 +57,7 @@ const struct option_spec option_specs[OPTIONS] = {
 		"completions of each prompt (1 where not given)", INT(1, 1 << 20)),
 	[OPTION_MAX_SEQUENCES] = ROW("max-sequences", INT, B, max_sequences, "N",
 		"sequences that a replica runs at a time (256 on GPUs, 16 on CPUs)", INT(1, 1 << 20)),
-	[OPTION_MAX_BATCH_TOKENS] = ROW("max-batch-tokens", INT, B, max_batch_tokens, "N",
+	[OPTION_MAX_BATCH_TOKENS] = ROW("max-batch-tokens", INT, B | M, max_batch_tokens, "N",
 		"most tokens of a step; long prompts go in several", INT(1, 1 << 20)),
 
 	[OPTION_PROMPT] = ROW("prompt", TEXT, G, prompt, "TEXT", "what to continue"),
@@ -102,6 +103,13 @@ const struct option_spec option_specs[OPTIONS] = {
 		"plan for N ranks of a machine that isn't here", INT(1, 65536)),
 	[OPTION_MEMORY] = ROW("memory", SIZE, P, memory, "SIZE",
 		"memory of each rank, as 80GiB; left out: this machine's"),
+
+	[OPTION_TESTS] = ROW("tests", TEXT, M, tests, "LIST",
+		"pp512 prefill, tg128 decode, tg128x8 in a batch, tg128@d3500 at a depth, b8 both"),
+	[OPTION_REPEAT] = ROW("repeat", INT, M, repeat, "N",
+		"times that each test is timed (5 where not given)", INT(1, 10000)),
+	[OPTION_CSV] = ROW("csv", FLAG, M, csv, NULL,
+		"print a line of names and one a test, separated by commas"),
 };
 
 const struct command_spec command_specs[COMMANDS] = {
@@ -110,6 +118,7 @@ const struct command_spec command_specs[COMMANDS] = {
 	[COMMAND_SCORE] = {"score", "log-probability of every token of a text, and perplexity"},
 	[COMMAND_TOKENIZE] = {"tokenize", "text to token ids and back"},
 	[COMMAND_PLAN] = {"plan", "what each rank would hold, from the model's headers alone"},
+	[COMMAND_BENCH] = {"bench", "speed of prefill and decode, against what the machine can do"},
 };
 
 const char *options_name(enum option_id id)

@@ -188,7 +188,7 @@ static int check_memory(const struct session *session, const struct session_size
 	struct plan_options plan = plan_of(session, sizes);
 	struct backend_memory memory;
 	char text[5][32];
-	if (sizes->fill && kv_blocks <= INT32_MAX / KV_BLOCK)
+	if ((sizes->fill || sizes->kv_blocks) && kv_blocks <= INT32_MAX / KV_BLOCK)
 		plan.kv_tokens = kv_blocks * KV_BLOCK;
 	if (plan_rank(&session->config, &plan, session->group->rank, &memory, err))
 		return -1;
@@ -199,7 +199,9 @@ static int check_memory(const struct session *session, const struct session_size
 		plan.max_tokens = 0;
 	int32_t largest = plan_largest_context(&session->config, &plan, device->memory);
 	char cure[96] = "more ranks, or a smaller --dtype, would";
-	if (largest)
+	if (sizes->kv_blocks)
+		snprintf(cure, sizeof cure, "smaller --tests, more ranks or a smaller --dtype would");
+	else if (largest)
 		snprintf(cure, sizeof cure, "--context %d would", largest);
 	return error_usage(err, "the model does not fit: a rank needs %s (weights %s, KV cache of %lld "
 				"positions %s, workspace and libraries %s) and has %s; %s",
@@ -263,7 +265,7 @@ static int choose_cache(const struct session *session, struct session_sizes *siz
 	struct plan_options plan = plan_of(session, sizes);
 	uint64_t memory = session->device.memory;
 	int32_t wanted = sizes->context, one = blocks_of(wanted);
-	*kv_blocks = one;
+	*kv_blocks = sizes->kv_blocks ? sizes->kv_blocks : one;
 	if (!sizes->fill)
 		return 0;
 	if (memory)

@@ -46,6 +46,7 @@ struct session_sizes {
 	 * max_logit_rows is max_sequences; a context that --context did not ask for shrinks to what
 	 * fits. All ranks of the world take the same sizes, those of the least memory. */
 	bool fill;
+	int32_t kv_blocks; /* of the whole cache, for `bench`; 0: as said above */
 };
 
 /* Reads the model's headers and, on the group's rank 0, its tokenizer. `group` is the world itself

@@ -36,7 +36,13 @@ static void commands(void)
 	CHECK_OK(parse("tprun score --help"), &err);
 	CHECK(options.help && options.command == COMMAND_SCORE);
 	CHECK_FAILS(parse("tprun"), &err, "--help");
-	CHECK_FAILS(parse("tprun bench"), &err, "generate, batch, score, tokenize, plan");
+	CHECK_OK(parse("tprun bench --tests pp512,b8 --repeat 3 --csv"), &err);
+	CHECK(options.command == COMMAND_BENCH && options.repeat == 3 && options.csv);
+	CHECK_STR(options.tests.data, "pp512,b8");
+	CHECK_FAILS(parse("tprun bench --csv --json"), &err, "exclude each other");
+	CHECK_FAILS(parse("tprun bench --repeat 0"), &err, "--repeat");
+	CHECK_FAILS(parse("tprun bench --prompt a"), &err, "is no option of bench");
+	CHECK_FAILS(parse("tprun march"), &err, "generate, batch, score, tokenize, plan, bench");
 	CHECK(err.kind == ERROR_USAGE);
 	CHECK_FAILS(parse("tprun --model x generate"), &err, "the command comes first");
 }

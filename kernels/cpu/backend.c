@@ -301,6 +301,7 @@ static const struct backend_ops cpu_ops = {
 	.logit_row = cpu_logit_row,
 	.peek = cpu_peek,
 	.poke = cpu_poke,
+	.probe = cpu_probe,
 };
 
 int cpu_backend_open(struct backend **out, const struct backend_options *options, struct error *err)

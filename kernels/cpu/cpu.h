@@ -128,5 +128,6 @@ int cpu_logits(struct backend *, struct error *err);
 int cpu_candidates(struct backend *, const struct logit_request *, struct logit_result *,
 		   struct error *err);
 int cpu_logit_row(struct backend *, int32_t row, float *out, struct error *err);
+int cpu_probe(struct backend *, enum backend_probe, size_t bytes, double *seconds, struct error *err);
 
 #endif

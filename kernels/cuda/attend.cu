@@ -73,13 +73,15 @@ __global__ void __launch_bounds__(THREADS) attend_kernel(const __grid_constant__
 	__shared__ bool last;
 
 	allow_next();
-	wait_for_previous();
+	/* The step's numbers are there since before its first kernel. */
 	const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
 	const int kv_head = (int)blockIdx.z / p.tiles, tile = (int)blockIdx.z % p.tiles;
 	const int first = p.groups[kv_head].first + tile * G;
 	const int count = min(G, p.groups[kv_head].count - tile * G);
-	if (count <= 0)
+	if (count <= 0) {
+		wait_for_previous();
 		return;
+	}
 	const int token = p.single[blockIdx.x], position = p.positions[token];
 	const int32_t *table = p.table + (size_t)p.sequence_of[token] * p.table_stride;
 	const int begin = p.window > 0 ? max(0, position + 1 - p.window) : 0;
@@ -88,6 +90,18 @@ __global__ void __launch_bounds__(THREADS) attend_kernel(const __grid_constant__
 	const int from = begin + (int)blockIdx.y * share, end = min(from + share, position + 1);
 	const int pieces = p.head_stride / PIECE<W>; /* of a key; those beyond D's lanes are none */
 	const int part = lane % LANES;
+
+	/* So are the keys and values of earlier steps: into L2, whatever else is in the lines. */
+	if (part % 8 == 0)
+		for (int k = from + warp * ABREAST + lane / LANES; k < end; k += WARPS * ABREAST) {
+			size_t offset = (((size_t)table[k / KV_BLOCK] * p.kv_heads + kv_head) * KV_BLOCK +
+					 k % KV_BLOCK) * pieces + part;
+			for (int i = 0; i < PIECES && part + i * LANES < pieces; i++) {
+				prefetch((const uint4 *)p.keys + offset + i * LANES);
+				prefetch((const uint4 *)p.values + offset + i * LANES);
+			}
+		}
+	wait_for_previous();
 
 	float query[G][N];
 #pragma unroll
@@ -224,34 +238,64 @@ __global__ void __launch_bounds__(THREADS) attend_kernel(const __grid_constant__
 	if (!last)
 		return;
 	__threadfence();
-	for (int i = (int)threadIdx.x; i < count * p.head_dim; i += THREADS) {
-		int g = i / p.head_dim, d = i % p.head_dim;
-		size_t place = (size_t)unit * splits * ATTEND_HEADS + g;
-		float max = -INFINITY, sum = 0, value = 0;
-		for (int k = 0; k < splits; k++)
-			max = fmaxf(max, __ldcg(&p.split_scale[place + k * ATTEND_HEADS]).x);
-		for (int k = 0; k < splits; k++) {
-			size_t from_part = place + (size_t)k * ATTEND_HEADS;
-			float2 scale = __ldcg(&p.split_scale[from_part]);
-			float factor = exp2f(scale.x - max);
-			sum += scale.y * factor;
-			value += __ldcg(&p.split_sum[from_part * p.head_stride + d]) * factor;
+	/* Some parts' numbers on their way at a time. The first part is never empty. */
+	constexpr int parts = 8;
+	const int quads = p.head_stride / 4;
+	for (int i = (int)threadIdx.x; i < count * quads; i += THREADS) {
+		const int g = i / quads, d = i % quads * 4;
+		const size_t place = (size_t)unit * splits * ATTEND_HEADS + g;
+		float max = -INFINITY, sum = 0, value[4] = {};
+		for (int k = 0; k < splits; k += parts) {
+			float2 scale[parts];
+			float4 v[parts];
+#pragma unroll
+			for (int n = 0; n < parts; n++) {
+				size_t from_part = place + (size_t)(k + n) * ATTEND_HEADS;
+				bool there = k + n < splits;
+				scale[n] = there ? __ldcg(&p.split_scale[from_part]) : make_float2(-INFINITY, 0);
+				v[n] = there ? __ldcg((const float4 *)&p.split_sum[from_part * p.head_stride + d])
+					     : make_float4(0, 0, 0, 0);
+			}
+			float top = max;
+#pragma unroll
+			for (int n = 0; n < parts; n++)
+				top = fmaxf(top, scale[n].x);
+			float before = exp2f(max - top);
+			max = top;
+			sum *= before;
+#pragma unroll
+			for (int e = 0; e < 4; e++)
+				value[e] *= before;
+#pragma unroll
+			for (int n = 0; n < parts; n++) {
+				float factor = exp2f(scale[n].x - top);
+				sum += scale[n].y * factor;
+				value[0] += v[n].x * factor;
+				value[1] += v[n].y * factor;
+				value[2] += v[n].z * factor;
+				value[3] += v[n].w * factor;
+			}
 		}
-		store_as<W>(p.attention.data,
-			    (size_t)token * p.attention_stride + (first + g) * p.head_dim + d, value / sum,
-			    p.attention.wide);
+		const size_t to = (size_t)token * p.attention_stride + (first + g) * p.head_dim + d;
+#pragma unroll
+		for (int e = 0; e < 4; e++)
+			if (d + e < p.head_dim)
+				store_as<W>(p.attention.data, to + e, value[e] / sum, p.attention.wide);
 	}
 }
 
-template <typename W, int D>
-static int attend_launch_dim(struct cuda_backend *b, const struct attend_parameters *p, struct error *err)
+typedef void (*attend_function)(const struct attend_parameters);
+
+template <typename W, int D> static attend_function attend_kernel_of(const struct cuda_backend *b)
 {
-	dim3 grid((unsigned)b->step.single_count, (unsigned)b->step.splits,
-		  (unsigned)(p->kv_heads * p->tiles));
-	if (b->group_max == 1)
-		return kernel_launch(b, err, "attend_kernel", attend_kernel<W, D, 1>, grid, THREADS, 0, *p);
-	return kernel_launch(b, err, "attend_kernel", attend_kernel<W, D, ATTEND_HEADS>, grid, THREADS, 0,
-			     *p);
+	return b->group_max == 1 ? attend_kernel<W, D, 1> : attend_kernel<W, D, ATTEND_HEADS>;
+}
+
+template <typename W> static attend_function attend_kernel_for(const struct cuda_backend *b)
+{
+	int dim = b->options.shape.head_dim;
+	return dim <= 32 ? attend_kernel_of<W, 32>(b) : dim <= 64 ? attend_kernel_of<W, 64>(b)
+	     : dim <= 128 ? attend_kernel_of<W, 128>(b) : attend_kernel_of<W, 256>(b);
 }
 
 int attend_launch(struct cuda_backend *b, int32_t layer, struct error *err)
@@ -285,9 +329,8 @@ int attend_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	p.scale = s->attention_scale * 1.44269504088896341f;
 	return for_dtype(s->dtype, [&](auto w) {
 		typedef decltype(w) W;
-		return s->head_dim <= 32 ? attend_launch_dim<W, 32>(b, &p, err)
-		     : s->head_dim <= 64 ? attend_launch_dim<W, 64>(b, &p, err)
-		     : s->head_dim <= 128 ? attend_launch_dim<W, 128>(b, &p, err)
-					  : attend_launch_dim<W, 256>(b, &p, err);
+		dim3 grid((unsigned)b->step.single_count, (unsigned)b->step.splits,
+			  (unsigned)(p.kv_heads * p.tiles));
+		return kernel_launch(b, err, "attend_kernel", attend_kernel_for<W>(b), grid, THREADS, 0, p);
 	});
 }

@@ -189,7 +189,7 @@ static struct view view_of(struct cuda_backend *b, enum backend_buffer buffer)
 
 	switch (buffer) {
 	case BUFFER_RESIDUAL:
-		return {b->workspace + l->residual, tokens, s->hidden, l->hidden_stride, DTYPE_F32};
+		return {(unsigned char *)b->residual.at, tokens, s->hidden, l->hidden_stride, DTYPE_F32};
 	case BUFFER_QUERY:
 		return {b->workspace + l->query, tokens * s->query_heads, s->head_dim, l->head_stride,
 			DTYPE_F32};
@@ -214,7 +214,7 @@ static int transfer(struct cuda_backend *b, enum backend_buffer buffer, float *o
 	void *packed = NULL;
 	int result = -1;
 
-	if (step_flush(b, err))
+	if (step_flush(b, err) || (buffer == BUFFER_RESIDUAL && peers_settle(b, err)))
 		return -1;
 	if (!count)
 		return 0;
@@ -255,7 +255,7 @@ static const struct backend_ops cuda_ops = {
 	"cuda", true, backend_close, weights_load, weights_load_random, weights_load_end,
 	step_begin, block_embed, block_qkv, block_attend, block_project_attention, block_gate_up,
 	block_project_mlp, block_logits, step_end,
-	candidates_run, backend_logit_row, backend_peek, backend_poke,
+	candidates_run, backend_logit_row, backend_peek, backend_poke, probe_run,
 };
 
 static int check_options(const struct backend_options *o, struct error *err)

@@ -58,10 +58,32 @@ static struct gemv normed_gemv(struct cuda_backend *b, const void *weights, int 
 	g.rows = rows;
 	g.columns = b->layout.hidden_stride;
 	g.tokens = b->step.tokens;
-	g.input = at<float>(b, b->layout.residual);
+	g.input = b->residual.at;
 	g.norm = norm;
 	g.epsilon = (float)b->options.shape.norm_epsilon;
 	g.hidden = b->options.shape.hidden;
+	return g;
+}
+
+/* The same, which takes a sum over the ranks along where the residual owes one. The residual then
+ * moves to the other of two places, because some blocks read the old one while one writes the
+ * new. */
+static struct gemv receiving_gemv(struct cuda_backend *b, const void *weights, int rows, const float *norm,
+				  bool keep)
+{
+	struct gemv g = normed_gemv(b, weights, rows, norm);
+	struct residual_state *r = &b->residual;
+	if (!r->pending)
+		return g;
+	g.receive = r->met = true;
+	g.add = r->add;
+	g.sum_bias = r->bias;
+	g.sum = r->sum;
+	if (keep) {
+		float *home = at<float>(b, b->layout.residual);
+		g.keep = r->at = r->at == home ? at<float>(b, b->layout.residual_other) : home;
+		r->pending = false;
+	}
 	return g;
 }
 
@@ -74,7 +96,12 @@ int block_embed(struct backend *base, struct error *err)
 	if (rope_table_launch(b, err))
 		return -1;
 	if (b->reduce == REDUCE_NONE)
-		return embed_launch(b, at<float>(b, b->layout.residual), true, false, err);
+		return embed_launch(b, b->residual.at, true, false, err);
+	if (b->step.through_peers) {
+		float *partial = at<float>(b, b->layout.part);
+		return embed_launch(b, partial, true, false, err) || peers_begin_sum(b, false, NULL, err) ||
+		       peers_push(b, partial, err) ? -1 : 0;
+	}
 	void *buffer = reduce_buffer(b, &is_float);
 	if (embed_launch(b, buffer, is_float, true, err) || reduce_sum(b, true, err))
 		return -1;
@@ -98,7 +125,7 @@ int block_qkv(struct backend *base, int32_t layer, struct error *err)
 			return -1;
 		return rope_launch(b, layer, err);
 	}
-	struct gemv g = normed_gemv(b, weights, l->qkv_rows, norm);
+	struct gemv g = receiving_gemv(b, weights, l->qkv_rows, norm, true);
 	if (s->query_key_norm || s->head_dim % 4) {
 		/* A head's norm needs the whole head: it waits for the product. */
 		g.output = OUTPUT_FLOAT;
@@ -128,6 +155,32 @@ int block_attend(struct backend *base, int32_t layer, struct error *err)
 	       attend_launch(b, layer, err) ? -1 : 0;
 }
 
+/* project where the step's sums go through the peers' memory: whoever wants the residual next takes
+ * the sum. */
+static int project_to_peers(struct cuda_backend *b, const void *weights, struct cuda_rows input, int columns,
+			    const float *bias, struct error *err)
+{
+	int hidden = b->options.shape.hidden, stride = b->layout.hidden_stride, tokens = b->step.tokens;
+	float *partial = at<float>(b, b->layout.part);
+
+	if (peers_begin_sum(b, true, bias, err))
+		return -1;
+	if (columns == 0)
+		return peers_push(b, NULL, err);
+	if (!gemv_fits(b, tokens, columns))
+		return product(b, weights, hidden, columns, input.data, tokens, partial, true, stride, false,
+			       err) || peers_push(b, partial, err) ? -1 : 0;
+	struct gemv g = {};
+	g.weights = weights;
+	g.rows = hidden;
+	g.columns = columns;
+	g.tokens = tokens;
+	g.input = input.data;
+	g.output = OUTPUT_PEERS;
+	g.sum = b->residual.sum;
+	return gemv_launch(b, &g, err);
+}
+
 /* residual += all-reduce(weights · input) + bias, and the next block's norm of it. columns: 0 where
  * this rank has no part. The input is wide exactly where gemv_wide says so. */
 static int project(struct cuda_backend *b, const void *weights, struct cuda_rows input, int columns,
@@ -135,8 +188,10 @@ static int project(struct cuda_backend *b, const void *weights, struct cuda_rows
 {
 	int hidden = b->options.shape.hidden, stride = b->layout.hidden_stride, tokens = b->step.tokens;
 	bool alone = b->reduce == REDUCE_NONE, is_float = true, published = true;
-	void *out = alone ? at<void>(b, b->layout.residual) : reduce_buffer(b, &is_float);
+	void *out = alone ? b->residual.at : reduce_buffer(b, &is_float);
 
+	if (b->step.through_peers)
+		return project_to_peers(b, weights, input, columns, bias, err);
 	if (columns == 0) {
 		if (!alone && zero_launch(b, out, (size_t)tokens * (size_t)stride * (is_float ? 4 : 2), err))
 			return -1;
@@ -196,7 +251,7 @@ int block_gate_up(struct backend *base, int32_t layer, struct error *err)
 			return -1;
 		return silu_launch(b, layer, err);
 	}
-	struct gemv g = normed_gemv(b, weights, rows, norm);
+	struct gemv g = receiving_gemv(b, weights, rows, norm, true);
 	g.output = OUTPUT_GATE_UP;
 	g.target = b->step.activation.data;
 	g.target_wide = b->step.activation.wide;
@@ -228,12 +283,12 @@ int block_logits(struct backend *base, struct error *err)
 	if (!rows || !s->vocab)
 		return 0;
 	if (!gemv_fits(b, rows, l->hidden_stride)) {
-		if (norm_launch(b, rows, b->step.logit_tokens, norm, err))
+		if (peers_settle(b, err) || norm_launch(b, rows, b->step.logit_tokens, norm, err))
 			return -1;
 		return product(b, weights, s->vocab, l->hidden_stride, at<void>(b, l->normed), rows,
 			       at<void>(b, l->logits), true, l->logit_stride, false, err);
 	}
-	struct gemv g = normed_gemv(b, weights, s->vocab, norm);
+	struct gemv g = receiving_gemv(b, weights, s->vocab, norm, false);
 	g.tokens = rows;
 	g.gather = b->step.logit_tokens;
 	g.output = OUTPUT_FLOAT;

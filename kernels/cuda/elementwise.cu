@@ -282,7 +282,7 @@ static int residual_run(struct cuda_backend *b, struct residual_parameters p, bo
 			struct error *err)
 {
 	const struct backend_shape *s = &b->options.shape;
-	p.residual = at<float>(b, b->layout.residual);
+	p.residual = b->residual.at;
 	p.normed = at<void>(b, b->layout.normed);
 	p.hidden = s->hidden;
 	p.stride = b->layout.hidden_stride;

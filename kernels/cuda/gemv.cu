@@ -2,18 +2,28 @@
  * gemv.cu - matrix times a few vectors: where decoding spends its time.
  *
  * The weights are read once and from far away, so all that counts is having enough of them in
- * flight. A block takes ROWS rows of the matrix at a time; its threads stand side by side
+ * flight. A team of threads takes ROWS rows of the matrix at a time; its threads stand side by side
  * along the columns, each with ROWS * DEPTH loads of 16 bytes under way. A load's register is
- * filled again as soon as it is used, with the rows that the block takes next, so that the
- * memory stays busy during the sums over the block, and the first loads start before the
+ * filled again as soon as it is used, with the rows that the team takes next, so that the
+ * memory stays busy during the sums over the team, and the first loads start before the
  * kernel ahead has finished (weights depend on nothing). The input, small, is kept in shared
  * memory, as float where that fits, so that nothing is rounded for the product; where it is a
- * norm of the residual, every block computes that norm itself: cheaper than one more kernel. All
- * sums have one fixed order.
+ * norm of the residual, every block computes that norm itself: cheaper than one more kernel. Several
+ * teams make a block and share its input, for which all of them work together: with a block for each
+ * team a 7B model's kernels took 2 to 3 us more. Where the residual owes a sum over the
+ * ranks, every block also takes that itself: see peers.cuh. All sums have one fixed order.
+ *
+ * Fetching the next rows into L2 besides, at a kernel's start or while attention or a sum leaves the
+ * memory idle, was tried and brought nothing, or cost up to 8%.
  */
 #include "kernels/cuda/internal.cuh"
+#include "kernels/cuda/peers.cuh"
+#include "kernels/cuda/tensor.cuh"
 
-enum { ROWS = 4, DEPTH = 2, THREADS_MAX = 256, WARPS_MAX = THREADS_MAX / 32 };
+enum {
+	ROWS = 4, DEPTH = 2, THREADS_MAX = 256, WARPS_MAX = THREADS_MAX / 32,
+	TEAMS_MAX = 3, INPUT_WARPS = TEAMS_MAX * WARPS_MAX,
+};
 
 /* Adds up N values (a power of two up to 32) over a warp. Lane i ends with the sum of value
  * i / (32 / N): half the values change sides at each step, which takes N - 1 shuffles in place
@@ -46,6 +56,7 @@ struct gemv_rows {
 	int groups, run, run_rows, step, jump;
 	int end;	/* rows (of a half, where rows are paired) */
 	bool paired;
+	bool norm_shared; /* there is room in shared memory for the norm's weight */
 };
 
 __device__ __forceinline__ int gemv_first(const struct gemv_rows &m, int group)
@@ -82,34 +93,87 @@ __device__ __forceinline__ void input_get(const uint4 *row, int pieces, int i, f
 		piece_to_floats<X>(row[plane * pieces + i], *(float(*)[PIECE<X>])(x + plane * PIECE<X>));
 }
 
-/* Fills shared memory with the tokens' input rows; rows beyond p.tokens become zero. */
-template <typename W, typename X, int T>
-__device__ __forceinline__ void gemv_input(const struct gemv &p, uint4 *shared, float *scratch)
+/* Element pieces 4i to 4i + 3 of a row as they were put, X being float. */
+__device__ __forceinline__ float4 &input_wide(uint4 *row, int pieces, int planes, int i)
 {
-	const int pieces = p.columns / PIECE<W>, row_pieces = p.columns / PIECE<X>;
+	return ((float4 *)row)[i % planes * pieces + i / planes];
+}
+
+/* Fills shared memory with the tokens' input rows; rows beyond p.tokens become zero. `norm` is the
+ * norm's weight, by then in shared memory where there was room. */
+template <typename W, typename X, int T, bool RECEIVE>
+__device__ __forceinline__ void gemv_input(const struct gemv &p, uint4 *shared, const float4 *norm, float *scratch)
+{
+	const int pieces = p.columns / PIECE<W>, row_pieces = p.columns / PIECE<X>, fours = p.columns / 4;
+	const int count = (int)(blockDim.x * blockDim.y), at = (int)(threadIdx.y * blockDim.x + threadIdx.x);
 
 	if (!p.norm) {
-		for (int t = 0; t < T; t++, shared += row_pieces)
-			for (int i = (int)threadIdx.x; i < row_pieces; i += (int)blockDim.x)
-				shared[i % PLANES<W, X> * pieces + i / PLANES<W, X>] =
+#pragma unroll
+		for (int t = 0; t < T; t++)
+			for (int i = at; i < row_pieces; i += count)
+				shared[t * row_pieces + i % PLANES<W, X> * pieces + i / PLANES<W, X>] =
 					t < p.tokens ? ((const uint4 *)p.input)[t * row_pieces + i] : uint4();
 		return;
 	}
-	const float4 *weight = (const float4 *)p.norm;
-	for (int t = 0; t < T; t++, shared += row_pieces) {
-		bool there = t < p.tokens;
-		int row = there && p.gather ? p.gather[t] : there ? t : 0;
-		const float4 *in = (const float4 *)((const float *)p.input + (size_t)row * p.columns);
+	constexpr int ABREAST = RECEIVE ? 1 : 2; /* loads of a thread on their way */
+	const uint32_t epoch = RECEIVE ? peer_epoch(p.sum) : 0;
+	auto fetch = [&](int row, int i) {
+		const float4 *in = (const float4 *)((const float *)p.input + (size_t)row * p.columns) + i;
+		if constexpr (!RECEIVE)
+			return *in;
+		else
+			return 4 * i >= p.hidden ? make_float4(0, 0, 0, 0)
+			     : peer_residual<W>(p.sum, epoch, row, i, p.add ? in : NULL, p.sum_bias);
+	};
+	/* All tokens' sums of squares, then one barrier. Between, float rows wait in shared memory;
+	 * others are read again, which rounds them but once. */
+	for (int t = 0; t < T; t++) {
+		int row = t < p.tokens && p.gather ? p.gather[t] : t;
 		float squares = 0;
-		for (int i = (int)threadIdx.x; i < p.columns / 4; i += (int)blockDim.x) {
-			float4 x = in[i];
-			squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+#pragma unroll 1
+		for (int first = at; t < p.tokens && first < fours; first += ABREAST * count) {
+			float4 x[ABREAST] = {};
+#pragma unroll
+			for (int k = 0; k < ABREAST; k++)
+				if (first + k * count < fours)
+					x[k] = fetch(row, first + k * count);
+#pragma unroll
+			for (int k = 0; k < ABREAST; k++) {
+				int i = first + k * count;
+				if (i >= fours)
+					break;
+				/* Spelled out, for the same bits from all these kernels. */
+				squares = fmaf(x[k].x, x[k].x, squares);
+				squares = fmaf(x[k].y, x[k].y, squares);
+				squares = fmaf(x[k].z, x[k].z, squares);
+				squares = fmaf(x[k].w, x[k].w, squares);
+				if constexpr (sizeof(X) == sizeof(float))
+					input_wide(shared + t * row_pieces, pieces, PLANES<W, X>, i) = x[k];
+				if (RECEIVE && p.keep && blockIdx.x == 0)
+					((float4 *)p.keep)[(size_t)row * fours + i] = x[k];
+			}
 		}
-		float scale = block_sum(squares, scratch + (t & 1) * WARPS_MAX);
-		scale = there ? rsqrtf(scale / (float)p.hidden + p.epsilon) : 0.0f;
-		for (int i = (int)threadIdx.x; i < p.columns / 4; i += (int)blockDim.x) {
-			float4 x = in[i], w = weight[i];
-			input_put<W, X>(shared, pieces, i,
+		squares = warp_sum(squares);
+		if (at % 32 == 0)
+			scratch[t * INPUT_WARPS + at / 32] = squares;
+	}
+	__syncthreads();
+	for (int t = 0; t < T; t++) {
+		int row = t < p.tokens && p.gather ? p.gather[t] : t;
+		float squares = 0;
+		for (int i = 0; i < count / 32; i++)
+			squares += scratch[t * INPUT_WARPS + i];
+		float scale = rsqrtf(squares / (float)p.hidden + p.epsilon);
+#pragma unroll 1
+		for (int i = at; i < fours; i += count) {
+			float4 x = make_float4(0, 0, 0, 0), w = norm[i];
+			if (t < p.tokens) {
+				if constexpr (sizeof(X) == sizeof(float))
+					x = input_wide(shared + t * row_pieces, pieces, PLANES<W, X>, i);
+				else
+					x = fetch(row, i);
+			}
+			input_put<W, X>(shared + t * row_pieces, pieces, i,
 					make_float4(x.x * scale * w.x, x.y * scale * w.y,
 						    x.z * scale * w.z, x.w * scale * w.w));
 		}
@@ -139,10 +203,19 @@ __device__ __forceinline__ struct gemv_extra gemv_extra_of(const struct gemv &p,
 
 /* One sum to where it belongs. All lanes of the first warp come here, those without a sum with
  * valid false, because pairs meet through shuffles. */
-template <typename W>
+template <typename W, bool RECEIVE>
 __device__ __forceinline__ void gemv_output(const struct gemv &p, int t, int r, int row, bool valid,
-					    int slot, struct gemv_extra e, float y)
+					    int slot, uint32_t epoch, struct gemv_extra e, float y)
 {
+	if (!RECEIVE && p.output == OUTPUT_PEERS) {
+		/* Four lanes hold four neighbours, and share the ranks among them. */
+		y = valid ? y : 0.0f;
+		float4 v = make_float4(__shfl_sync(0xffffffffu, y, 0, ROWS), __shfl_sync(0xffffffffu, y, 1, ROWS),
+				       __shfl_sync(0xffffffffu, y, 2, ROWS), __shfl_sync(0xffffffffu, y, 3, ROWS));
+		for (int to = r; t < p.tokens && to < p.sum.ranks; to += ROWS)
+			peer_push<W>(p.sum, epoch, to, t, row / ROWS, v);
+		return;
+	}
 	y += e.add;
 	float other = __shfl_xor_sync(0xffffffffu, y, 2);
 	size_t to = (size_t)t * p.target_stride + row;
@@ -150,6 +223,8 @@ __device__ __forceinline__ void gemv_output(const struct gemv &p, int t, int r, 
 	if (!valid)
 		return;
 	switch (p.output) {
+	case OUTPUT_PEERS:
+		break;
 	case OUTPUT_ADD:
 	case OUTPUT_FLOAT:
 		((float *)p.target)[to] = y;
@@ -180,54 +255,80 @@ __device__ __forceinline__ void gemv_output(const struct gemv &p, int t, int r, 
 	}
 }
 
-template <typename W, typename X, int T>
-__global__ void __launch_bounds__(THREADS_MAX, T == 1 ? 3 : 2)
+/* Teams of a block for T tokens, at most: what the registers are for. */
+template <int T> constexpr int TEAMS = T == 1 ? TEAMS_MAX : 2;
+
+/* Meets the other threads of the team. */
+__device__ __forceinline__ void team_barrier(int team, int threads)
+{
+	asm volatile("bar.sync %0, %1;" :: "r"(1 + team), "r"(threads) : "memory");
+}
+
+/* RECEIVE: p.receive, in kernels of its own, for want of registers. */
+template <typename W, typename X, int T, bool RECEIVE>
+__global__ void __launch_bounds__(THREADS_MAX *TEAMS<T>, 1)
 gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struct gemv_rows m)
 {
 	extern __shared__ uint4 shared[];
-	__shared__ float sums[2][WARPS_MAX][ROWS * T];
-	__shared__ float scratch[2 * WARPS_MAX];
+	__shared__ float sums[TEAMS<T>][2][WARPS_MAX][ROWS * T];
+	__shared__ float scratch[T * INPUT_WARPS];
+	__shared__ uint32_t push_epoch;
 	const int threads = (int)blockDim.x, lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+	const int team = (int)threadIdx.y, teams = (int)(gridDim.x * blockDim.y);
+	const int first_group = team * (int)gridDim.x + (int)blockIdx.x;
 	const int pieces = p.columns / PIECE<W>;
 	const int passes = (pieces + threads * DEPTH - 1) / (threads * DEPTH);
-	const uint4 *row_at[ROWS];
+	uint32_t row_at[ROWS]; /* in pieces, of which a matrix has fewer than 2^32 */
 	uint4 w[DEPTH][ROWS];
 
 	/* What is loaded runs one pass ahead of what is computed. */
-	int load_group = (int)blockIdx.x, load_pass = 0;
+	int load_group = first_group, load_pass = 0;
 	auto aim = [&]() {
 		int first = gemv_first(m, load_group);
 #pragma unroll
 		for (int r = 0; r < ROWS; r++) {
 			/* Past the end the last row is read again; its result is dropped. */
 			int row = min(first + r % 2 + r / 2 * m.jump, p.rows - 1);
-			row_at[r] = (const uint4 *)p.weights + (size_t)row * pieces + threadIdx.x;
+			row_at[r] = (uint32_t)row * (uint32_t)pieces + threadIdx.x;
 		}
 	};
 	auto load = [&](int d, int r) {
 		int i = (load_pass * DEPTH + d) * threads;
 		bool there = load_group < m.groups && i + (int)threadIdx.x < pieces;
-		w[d][r] = there ? load_weights(row_at[r] + i) : uint4();
+		w[d][r] = there ? load_weights((const uint4 *)p.weights + (row_at[r] + (uint32_t)i)) : uint4();
 	};
 	auto advance = [&]() {
 		if (++load_pass < passes)
 			return;
 		load_pass = 0;
-		load_group += (int)gridDim.x;
+		load_group += teams;
 		if (load_group < m.groups)
 			aim();
 	};
 
 	allow_next_unless(p.publish);
-	aim();
+	if (load_group < m.groups)
+		aim();
 #pragma unroll
 	for (int d = 0; d < DEPTH; d++)
 #pragma unroll
 		for (int r = 0; r < ROWS; r++)
 			load(d, r);
 	advance();
+	const float4 *norm = (const float4 *)p.norm;
+	if (m.norm_shared) {
+		float4 *room = (float4 *)(shared + T * (p.columns / PIECE<X>));
+		for (int i = team * threads + (int)threadIdx.x; i < p.columns / 4;
+		     i += threads * (int)blockDim.y)
+			copy_piece(room + i, norm + i, true);
+		copy_commit();
+		norm = room;
+	}
 	wait_for_previous();
-	gemv_input<W, X, T>(p, shared, scratch);
+	if (!RECEIVE && p.output == OUTPUT_PEERS && threadIdx.x + threadIdx.y == 0)
+		push_epoch = peer_epoch(p.sum);
+	copy_wait<0>(); /* a thread reads nothing but its own copies */
+	gemv_input<W, X, T, RECEIVE>(p, shared, norm, scratch);
 	__syncthreads();
 
 	/* Lane i of the first warp writes row i % ROWS for token i / ROWS. */
@@ -236,7 +337,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 	const int slot = writer && p.slots ? p.slots[out_t] : 0;
 	int buffer = 0;
 
-	for (int group = (int)blockIdx.x; group < m.groups; group += (int)gridDim.x, buffer ^= 1) {
+	for (int group = first_group; group < m.groups; group += teams, buffer ^= 1) {
 		float sum[ROWS * T] = {};
 		int row = gemv_first(m, group) + out_r % 2 + out_r / 2 * m.jump;
 		const bool valid = writer && row - (m.paired ? out_r / 2 * m.jump : 0) < m.end;
@@ -270,14 +371,14 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 		float mine = warp_sums<ROWS * T>(sum, lane);
 		constexpr int share = 32 / (ROWS * T);
 		if (lane % share == 0)
-			sums[buffer][warp][lane / share] = mine;
-		__syncthreads();
+			sums[team][buffer][warp][lane / share] = mine;
+		team_barrier(team, threads);
 		if (warp == 0) {
 			float y = 0;
 			if (lane < ROWS * T)
 				for (int i = 0; i < threads / 32; i++)
-					y += sums[buffer][i][lane];
-			gemv_output<W>(p, out_t, out_r, row, valid, slot, extra, y);
+					y += sums[team][buffer][i][lane];
+			gemv_output<W, RECEIVE>(p, out_t, out_r, row, valid, slot, push_epoch, extra, y);
 		}
 	}
 	if (warp == 0)
@@ -286,15 +387,16 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 
 typedef void (*gemv_function)(const struct gemv, const struct gemv_rows);
 
-template <typename W, typename X> static gemv_function gemv_kernel_of(int tokens)
+template <typename W, typename X, bool RECEIVE> static gemv_function gemv_kernel_of(int tokens)
 {
-	return tokens <= 1 ? gemv_kernel<W, X, 1> : tokens <= 2 ? gemv_kernel<W, X, 2>
-	     : tokens <= 4 ? gemv_kernel<W, X, 4> : gemv_kernel<W, X, 8>;
+	return tokens <= 1 ? gemv_kernel<W, X, 1, RECEIVE> : tokens <= 2 ? gemv_kernel<W, X, 2, RECEIVE>
+	     : tokens <= 4 ? gemv_kernel<W, X, 4, RECEIVE> : gemv_kernel<W, X, 8, RECEIVE>;
 }
 
-template <typename W> static gemv_function gemv_kernel_for(int tokens, bool wide)
+template <typename W> static gemv_function gemv_kernel_for(int tokens, bool wide, bool receive)
 {
-	return wide ? gemv_kernel_of<W, float>(tokens) : gemv_kernel_of<W, W>(tokens);
+	return receive ? wide ? gemv_kernel_of<W, float, true>(tokens) : gemv_kernel_of<W, W, true>(tokens)
+		       : wide ? gemv_kernel_of<W, float, false>(tokens) : gemv_kernel_of<W, W, false>(tokens);
 }
 
 static int token_places(int tokens)
@@ -308,14 +410,15 @@ int gemv_prepare(struct cuda_backend *b, struct error *err)
 {
 	return for_dtype(b->options.shape.dtype, [&](auto w) {
 		typedef decltype(w) W;
-		for (int i = 0; i < 2; i++)
-			for (int tokens = 1; tokens <= GEMV_TOKENS; tokens *= 2)
+		for (int i = 0; i < 4; i++)
+			for (int tokens = 1; tokens <= GEMV_TOKENS; tokens *= 2) {
+				gemv_function kernel = gemv_kernel_for<W>(tokens, i & 1, i & 2);
 				if (!cuda_ok(b, err,
-					     cudaFuncSetAttribute(gemv_kernel_for<W>(tokens, i),
-								  cudaFuncAttributeMaxDynamicSharedMemorySize,
+					     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
 								  GEMV_SHARED_MAX),
 					     "cudaFuncSetAttribute"))
 					return -1;
+			}
 		return 0;
 	});
 }
@@ -339,7 +442,7 @@ bool gemv_wide(const struct cuda_backend *b, int32_t tokens, int32_t columns)
 
 static struct gemv_rows rows_of(const struct gemv *p)
 {
-	struct gemv_rows m = {(p->rows + ROWS - 1) / ROWS, INT32_MAX, 0, ROWS, 2, p->rows, false};
+	struct gemv_rows m = {(p->rows + ROWS - 1) / ROWS, INT32_MAX, 0, ROWS, 2, p->rows, false, false};
 	if (p->output == OUTPUT_GATE_UP) {
 		m.end = m.jump = p->rows / 2;
 		m.step = 2;
@@ -361,22 +464,29 @@ int gemv_launch(struct cuda_backend *b, const struct gemv *p, struct error *err)
 	return for_dtype(b->options.shape.dtype, [&](auto w) {
 		typedef decltype(w) W;
 		bool wide = gemv_wide(b, p->tokens, p->columns);
-		gemv_function kernel = gemv_kernel_for<W>(p->tokens, wide);
+		gemv_function kernel = gemv_kernel_for<W>(p->tokens, wide, p->receive);
 		struct gemv_rows m = rows_of(p);
 		int pieces = p->columns / PIECE<W>;
-		/* Short rows take smaller blocks, so that all threads have full loads. */
+		/* Short rows take smaller teams, so that all threads have full loads. */
 		int threads = ((pieces + DEPTH - 1) / DEPTH + 31) / 32 * 32;
 		threads = threads < 64 ? 64 : threads > THREADS_MAX ? THREADS_MAX : threads;
 		size_t shared = (size_t)token_places(p->tokens) * (size_t)p->columns *
 				(wide ? sizeof(float) : sizeof(W));
+		size_t norm_bytes = p->norm ? (size_t)p->columns * sizeof(float) : 0;
+		m.norm_shared = p->norm && shared + norm_bytes <= GEMV_SHARED_MAX;
+		shared += m.norm_shared ? norm_bytes : 0;
+		/* Blocks as large as the registers allow: each reads the whole input. */
+		int teams = p->tokens == 1 ? TEAMS<1> : TEAMS<2>;
 		int resident = 0;
 		if (!cuda_ok(b, err,
-			     cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared),
+			     cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads * teams,
+									   shared),
 			     "cudaOccupancyMaxActiveBlocksPerMultiprocessor"))
 			return -1;
 		int grid = b->multiprocessors * (resident > 0 ? resident : 1);
-		return kernel_launch(b, err, "gemv_kernel", kernel,
-				     dim3((unsigned)(m.groups < grid ? m.groups : grid)), threads, shared,
-				     *p, m);
+		int fewest = (m.groups + teams - 1) / teams;
+		grid = fewest < grid ? fewest : grid;
+		return kernel_launch(b, err, "gemv_kernel", kernel, dim3((unsigned)grid),
+				     dim3((unsigned)threads, (unsigned)teams), shared, *p, m);
 	});
 }

@@ -15,7 +15,31 @@
 
 enum reduce_path { REDUCE_NONE, REDUCE_NCCL, REDUCE_HOST };
 
-enum { GRAPHS = 32 };
+/* Sums through peers' memory: the most ranks it can serve, and the most it was measured on, beyond
+ * which it must be asked for (TPRUN_REDUCE=peer). */
+enum { GRAPHS = 32, PEER_RANKS = 8, PEER_RANKS_MEASURED = 2 };
+
+/* A sum over the ranks through their own memory, as kernels see it: see peers.cuh. */
+struct peer_sum {
+	uint4 *mailbox[PEER_RANKS]; /* of every rank: [2][ranks][tokens][row], row in 16 bytes */
+	const uint32_t *base;	    /* the epoch of the step's first sum */
+	uint32_t index;		    /* of this one in the step */
+	int32_t rank, ranks, tokens, row;
+	int32_t *late;		    /* the host's: 1 + a rank that did not deliver */
+	uint32_t patience;	    /* for one sum, in units of 2^20 ns */
+};
+
+/* Where the residual of a step stands on the host's side of things. */
+struct residual_state {
+	float *at;		/* [tokens][hidden_stride], without what is pending */
+	uint32_t sums;		/* begun in this step through the peers' memory */
+	/* The last of them is not part of the residual yet: */
+	bool pending;
+	bool met;		/* but some kernel has waited for it, */
+	bool add;		/* it adds to the residual, or else makes it, */
+	const float *bias;	/* and this comes on top, or NULL */
+	struct peer_sum sum;
+};
 
 /* What a recorded graph depends on besides fixed addresses. */
 struct graph_key {
@@ -27,6 +51,7 @@ struct graph_entry {
 	struct graph_key key;
 	cudaGraphExec_t graph;	/* NULL: the form was seen, but not recorded yet */
 	uint64_t last_use;	/* 0: an empty entry */
+	struct residual_state residual; /* after the step */
 };
 
 /* Some tokens of one sequence that one block of the prefill attention serves. */
@@ -63,6 +88,8 @@ struct cuda_step {
 	const struct attend_piece *pieces; /* [piece_count] */
 	const struct attend_tile *tiles; /* [tile_count] */
 	const float *growth;	    /* [sequences], or NULL */
+	const uint32_t *epoch;	    /* of the step's first sum, see peers.cuh */
+	bool through_peers;	    /* the step's sums go through the peers' memory */
 	const int32_t *table;	    /* [sequences][table_stride] */
 	struct cuda_rows attention, activation;
 };
@@ -94,6 +121,7 @@ struct cuda_backend {
 
 	/* The step. */
 	struct cuda_step step;
+	struct residual_state residual;
 	const float *normed;	     /* the norm that was taken of all tokens' residual already */
 	unsigned char *step_host;    /* pinned, layout.step_bytes */
 	cudaEvent_t step_copied;
@@ -113,6 +141,11 @@ struct cuda_backend {
 	char reduce_name[256];	     /* see cuda_backend_reduce_name */
 	float *reduce_host;	     /* pinned, [max_tokens][hidden_stride], REDUCE_HOST only */
 	void *window_buffer;	     /* for few tokens, REDUCE_NCCL only */
+	bool peers;		     /* few tokens go through mailboxes, REDUCE_NCCL only */
+	uint4 *mailbox;		     /* this rank's */
+	void *opened[PEER_RANKS];    /* the others', as opened here */
+	int32_t *late;		     /* pinned, see struct peer_sum */
+	uint32_t epoch;		     /* of the step's first sum; 0 is none's */
 #ifdef TPRUN_NCCL
 	struct nccl_calls nccl;
 	ncclComm_t comm;
@@ -158,7 +191,7 @@ bool cublas_ok(const struct cuda_backend *, struct error *err, cublasStatus_t st
 /* Launches a kernel on the backend's stream. Returns 0 or -1. */
 template <typename... P, typename... A>
 static int kernel_launch(struct cuda_backend *b, struct error *err, const char *name,
-			 void (*kernel)(P...), dim3 grid, int threads, size_t shared, A... arguments)
+			 void (*kernel)(P...), dim3 grid, dim3 threads, size_t shared, A... arguments)
 {
 	cudaLaunchConfig_t config = {};
 	cudaLaunchAttribute overlap = {};
@@ -166,7 +199,7 @@ static int kernel_launch(struct cuda_backend *b, struct error *err, const char *
 	overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
 	overlap.val.programmaticStreamSerializationAllowed = 1;
 	config.gridDim = grid;
-	config.blockDim = dim3((unsigned)threads);
+	config.blockDim = threads;
 	config.dynamicSmemBytes = shared;
 	config.stream = b->stream;
 	config.attrs = &overlap;
@@ -190,6 +223,7 @@ enum gemv_output {
 	OUTPUT_ADD,	/* float target[t][row] += y + bias */
 	OUTPUT_DTYPE,	/* W target[t][row] = y */
 	OUTPUT_FLOAT,	/* float target[t][row] = y */
+	OUTPUT_PEERS,	/* y to all ranks' mailboxes */
 	OUTPUT_GATE_UP, /* target[t][i] = silu(gate + bias) * (up + bias), float or W */
 	OUTPUT_ROPE,	/* qkv with bias and rope, into query and cache */
 };
@@ -205,6 +239,12 @@ struct gemv {
 	const int32_t *gather;	/* [tokens]: rows of input, or NULL */
 	float epsilon;
 	int32_t hidden;		/* what the mean of squares divides by */
+	/* With receive (and norm), the input is first brought up to date: sum and sum_bias make it or,
+	 * with add, are added. All of it, changed, also goes to `keep`, where that is not NULL. */
+	bool receive, add;
+	const float *sum_bias;	/* [hidden] or NULL */
+	float *keep;
+	struct peer_sum sum;	/* to be received, or of OUTPUT_PEERS */
 	/* Output. */
 	enum gemv_output output;
 	void *target;
@@ -227,6 +267,21 @@ bool gemv_fits(const struct cuda_backend *, int32_t tokens, int32_t columns);
  * inputs too large for that are kept as W. */
 bool gemv_wide(const struct cuda_backend *, int32_t tokens, int32_t columns);
 int gemv_launch(struct cuda_backend *, const struct gemv *, struct error *err);
+
+/* ---- peers.cu: sums of few tokens through the ranks' own memory ------------------------------ */
+/* Opens the mailboxes of all ranks and tries them out. Where any rank fails, none uses them, and
+ * `why` says why; that is no error. Collective. */
+int peers_open(struct cuda_backend *, char *why, size_t room, struct error *err);
+void peers_close(struct cuda_backend *);
+/* Fails where a rank's part of a sum has not come in time. */
+int peers_check(struct cuda_backend *, struct error *err);
+/* Begins the step's next sum, which the kernel launched next must push. The residual owes it from
+ * here on: a gemv may receive it, or peers_settle. */
+int peers_begin_sum(struct cuda_backend *, bool add, const float *bias, struct error *err);
+/* Pushes float rows [tokens][hidden_stride], or zeros where NULL, as this rank's part. */
+int peers_push(struct cuda_backend *, const float *partial, struct error *err);
+/* Adds what the residual owes, if anything. */
+int peers_settle(struct cuda_backend *, struct error *err);
 
 /* ---- attend.cu, attend_stream.cu, attend_tile.cu -------------------------------------------- */
 /* Each serves its part of the step's tokens, and launches nothing where it has none. */
@@ -261,6 +316,9 @@ int zero_launch(struct cuda_backend *, void *target, size_t bytes, struct error 
 /* ---- candidates.cu -------------------------------------------------------------------------- */
 int candidates_run(struct backend *, const struct logit_request *, struct logit_result *,
 		   struct error *err);
+
+/* ---- probe.cu ------------------------------------------------------------------------------- */
+int probe_run(struct backend *, enum backend_probe, size_t bytes, double *seconds, struct error *err);
 
 /* ---- step.cu -------------------------------------------------------------------------------- */
 int step_begin(struct backend *, const struct step *, struct error *err);

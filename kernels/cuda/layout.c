@@ -61,6 +61,7 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 	uint64_t qkv = (uint64_t)l->qkv_stride * 4, gate_up = (uint64_t)l->gate_up_stride * bytes;
 
 	l->residual = take(&end, tokens * stride, 4);
+	l->residual_other = take(&end, sums ? few * stride : 0, 4);
 	l->normed = take(&end, (tokens > rows ? tokens : rows) * stride, bytes);
 	l->scratch = take(&end, tokens, qkv > gate_up ? qkv : gate_up);
 	l->query = take(&end, tokens * (uint64_t)s->query_heads * (uint64_t)l->head_stride, 4);
@@ -68,6 +69,7 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 	l->activation = take(&end, tokens * (uint64_t)l->activation_stride, bytes);
 	l->attention_wide = take(&end, few * (uint64_t)l->attention_stride, 4);
 	l->activation_wide = take(&end, few * (uint64_t)l->activation_stride, 4);
+	l->part = take(&end, sums ? few * stride : 0, 4);
 	l->partial = take(&end, sums ? tokens * stride : 0, 4);
 	l->rope = take(&end, tokens * (uint64_t)(s->head_dim / 2), 8);
 	uint64_t splits = (uint64_t)(2 * ATTEND_WARPS / s->kv_heads) * (uint64_t)s->query_heads;
@@ -91,10 +93,10 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 			   (uint64_t)l->penalty_ids * 4;
 	l->requests = take(&end, l->request_bytes, 1);
 
-	/* Ten lists of at most these lengths, each rounded up to 16 bytes: see step.cu. */
+	/* Eleven lists of at most these lengths, each rounded up to 16 bytes: see step.cu. */
 	l->step_bytes = 4 * (5 * tokens + 3 * (tokens / ATTEND_TILE + sequences) +
 			     6 * (2 * ATTEND_WARPS + sequences) + rows + sequences +
-			     sequences * (uint64_t)o->max_blocks) + 10 * 16;
+			     sequences * (uint64_t)o->max_blocks + 1) + 11 * 16;
 	l->step = take(&end, l->step_bytes, 1);
 	l->constants = take(&end, (uint64_t)s->kv_heads * 2 + (uint64_t)s->head_dim / 2, 4);
 	l->cublas = take(&end, CUBLAS_WORKSPACE, 1);

@@ -55,6 +55,7 @@ struct cuda_layout {
 
 	/* Workspace. */
 	uint64_t residual;	/* float [max_tokens][hidden_stride] */
+	uint64_t residual_other; /* float [few][hidden_stride], with sums only: see peers.cuh */
 	uint64_t normed;	/* dtype [max(max_tokens, max_logit_rows)][hidden_stride] */
 	uint64_t scratch;	/* qkv, float [max_tokens][qkv_stride]; then gate and up, dtype
 				 * [max_tokens][gate_up_stride] */
@@ -64,6 +65,7 @@ struct cuda_layout {
 	/* The same two where the matrix-vector kernels read them as float: see gemv_wide. Rows of
 	 * their own, so that the padding of both stays zero. */
 	uint64_t attention_wide, activation_wide; /* float [few][...], few: up to GEMV_TOKENS */
+	uint64_t part;		/* float [few][hidden_stride], with sums only: see peers.cu */
 	uint64_t partial;	/* dtype or float [max_tokens][hidden_stride], with sums only */
 	uint64_t rope;		/* cos and sin, float2 [max_tokens][head_dim / 2] */
 	/* Parts of a cut context: of attend.cu, [ATTEND_BLOCKS][ATTEND_HEADS], or of attend_stream.cu,

@@ -61,6 +61,12 @@ __device__ __forceinline__ uint4 load_weights(const uint4 *at)
 	return v;
 }
 
+/* The line of 128 bytes around it, into L2. */
+__device__ __forceinline__ void prefetch(const void *at)
+{
+	asm volatile("prefetch.global.L2 [%0];" :: "l"(at));
+}
+
 __device__ __forceinline__ void word_to_floats(uint32_t word, float *out, __nv_bfloat16)
 {
 	out[0] = __uint_as_float(word << 16);

@@ -11,6 +11,11 @@
  * of ranks and the size, so a run repeats bit for bit; its kernels over symmetric windows add
  * in float32 and round once, its rings round at each hop. Sums of some sizes use a
  * buffer in a symmetric window, the others an ordinary one: whichever is faster.
+ *
+ * Beside NCCL, where all ranks run on one node and their GPUs reach one another's memory, sums of
+ * few tokens are taken by the kernels that want them: peers.cuh. That is so for as many ranks as it
+ * was measured on; TPRUN_REDUCE=peer wants it or nothing, with more ranks or a single one too, and
+ * TPRUN_REDUCE=nccl does without.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +43,7 @@ struct reduce_offer {
 /* What rank 0 tells the others. */
 struct reduce_plan {
 	int path;
+	bool peers, peers_only; /* try mailboxes for few tokens; fail without them */
 	char name[224];
 #ifdef TPRUN_NCCL
 	ncclUniqueId id;
@@ -52,7 +58,7 @@ static bool reduce_asked(const char *path)
 
 bool reduce_wanted(const struct group *g)
 {
-	return g && (g->size > 1 || reduce_asked("nccl"));
+	return g && (g->size > 1 || reduce_asked("nccl") || reduce_asked("peer"));
 }
 
 static void make_offer(struct cuda_backend *b, struct reduce_offer *offer)
@@ -104,11 +110,14 @@ static int plan_reduce(struct cuda_backend *b, struct reduce_plan *plan, struct 
 		goto done;
 	if (g->rank == 0) {
 		bool host = reduce_asked("host") || find_obstacle(offers, g->size, why, sizeof why);
-		if (host && reduce_asked("nccl")) {
-			error_usage(err, "TPRUN_REDUCE=nccl: %s", why);
+		if (host && (reduce_asked("nccl") || reduce_asked("peer"))) {
+			error_usage(err, "TPRUN_REDUCE=%s: %s", getenv("TPRUN_REDUCE"), why);
 			goto done;
 		}
 		plan->path = host ? REDUCE_HOST : REDUCE_NCCL;
+		plan->peers = !host && (reduce_asked("peer") ||
+					(!reduce_asked("nccl") && g->size <= PEER_RANKS_MEASURED));
+		plan->peers_only = reduce_asked("peer");
 		snprintf(plan->name, sizeof plan->name, host ? "host (%s)" : "nccl", why);
 #ifdef TPRUN_NCCL
 		if (!host && !nccl_ok(b, err, b->nccl.get_unique_id(&plan->id), "ncclGetUniqueId"))
@@ -164,6 +173,20 @@ static int nccl_open(struct cuda_backend *b, const struct reduce_plan *plan, str
 }
 #endif
 
+static int add_peers(struct cuda_backend *b, bool needed, struct error *err)
+{
+	char why[200];
+	size_t used = strlen(b->reduce_name), room = sizeof b->reduce_name - used;
+
+	if (peers_open(b, why, sizeof why, err))
+		return -1;
+	if (!b->peers && needed)
+		return error_usage(err, "TPRUN_REDUCE=peer: %s", why);
+	snprintf(b->reduce_name + used, room, b->peers ? ", few tokens through peers' memory"
+						       : " (peers' memory: %s)", why);
+	return 0;
+}
+
 int reduce_open(struct cuda_backend *b, struct error *err)
 {
 	const struct group *g = b->options.group;
@@ -188,11 +211,14 @@ int reduce_open(struct cuda_backend *b, struct error *err)
 		result = cuda_ok(b, err, cudaMallocHost((void **)&b->reduce_host, bytes),
 				 "cudaMallocHost for sums over the ranks") ? 0 : -1;
 	}
-	return g->agree(g, result, err);
+	if (g->agree(g, result, err))
+		return -1;
+	return plan.peers ? add_peers(b, plan.peers_only, err) : 0;
 }
 
 void reduce_close(struct cuda_backend *b)
 {
+	peers_close(b);
 	cudaFreeHost(b->reduce_host);
 #ifdef TPRUN_NCCL
 #if HAVE_WINDOWS
@@ -269,6 +295,8 @@ int reduce_sum(struct cuda_backend *b, bool published, struct error *err)
 
 int reduce_check(struct cuda_backend *b, struct error *err)
 {
+	if (peers_check(b, err))
+		return -1;
 #ifdef TPRUN_NCCL
 	ncclResult_t status = ncclSuccess;
 	if (b->comm && (!nccl_ok(b, err, b->nccl.comm_async_error(b->comm, &status), "ncclCommGetAsyncError") ||

@@ -165,6 +165,10 @@ static int pack_step(struct cuda_backend *b, const struct step *s, struct error 
 	d->table_stride = context / KV_BLOCK < b->options.max_blocks ? context / KV_BLOCK
 								       : b->options.max_blocks;
 
+	const int32_t *epoch;
+	*pack(b, &used, 1, &epoch) = (int32_t)b->epoch;
+	d->epoch = (const uint32_t *)epoch;
+	d->through_peers = b->peers && gemv_fits(b, d->tokens, l->hidden_stride);
 	pack_copy(b, &used, tokens, s->token_ids, &d->ids);
 	pack_copy(b, &used, tokens, s->positions, &d->positions);
 	int32_t *sequence_of = pack(b, &used, tokens, &d->sequence_of);
@@ -249,6 +253,9 @@ int step_begin(struct backend *base, const struct step *s, struct error *err)
 	drop_capture(b); /* of a step that failed halfway */
 	b->blocks_called = 0;
 	b->normed = NULL;
+	b->epoch += b->residual.sums;
+	memset(&b->residual, 0, sizeof b->residual);
+	b->residual.at = at<float>(b, b->layout.residual);
 	if (check_step(b, s, err) ||
 	    !cuda_ok(b, err, cudaEventSynchronize(b->step_copied), "waiting for the step before") ||
 	    pack_step(b, s, err))
@@ -264,6 +271,7 @@ int step_begin(struct backend *base, const struct step *s, struct error *err)
 		if (!cuda_ok(b, err, cudaGraphLaunch(e->graph, b->stream), "cudaGraphLaunch"))
 			return -1;
 		b->plain_next = true;
+		b->residual = e->residual;
 		return 1;
 	}
 	if (seen) {
@@ -293,6 +301,7 @@ static int finish_capture(struct cuda_backend *b, bool keep, struct error *err)
 		goto done;
 	if (keep) {
 		e->graph = run;
+		e->residual = b->residual;
 		run = NULL;
 	}
 	result = 0;
@@ -315,6 +324,9 @@ int step_end(struct backend *base, struct error *err)
 {
 	struct cuda_backend *b = cuda_of(base);
 	int whole = 1 + 5 * b->options.shape.layers + (b->step.logit_rows > 0);
+	/* Every rank waits for every sum, also one without logits. */
+	if (b->residual.pending && !b->residual.met && peers_settle(b, err))
+		return -1;
 	if (!b->capturing)
 		return 0;
 	return finish_capture(b, b->blocks_called == whole, err);

@@ -233,6 +233,11 @@ struct engine_times engine_times(const struct engine *engine)
 	return engine->times;
 }
 
+int32_t engine_rows(const struct engine *engine)
+{
+	return engine->rows_ready;
+}
+
 int engine_logit_row(struct engine *engine, int32_t row, float *out, struct error *err)
 {
 	bool alone = engine->group->size == 1;

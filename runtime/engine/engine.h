@@ -49,6 +49,8 @@ struct engine_times {
 	double handed_s, free_s;
 };
 struct engine_times engine_times(const struct engine *);
+/* Rows of logits that the last collected step had. */
+int32_t engine_rows(const struct engine *);
 /* Rank 0, after engine_collect: the whole row of logits (penalty and temperature applied) into
  * out[total_vocab], gathered from all ranks. */
 int engine_logit_row(struct engine *, int32_t row, float *out, struct error *err);

@@ -9,7 +9,7 @@ says help-names-status "3 stopped" out
 check help-quiet [ ! -s "$TEMP/err" ]
 run 1 --version
 says version "tprun " out
-for command in generate batch score tokenize plan; do
+for command in generate batch score tokenize plan bench; do
 	run 1 $command --help
 	good "help-$command"
 	says "help-$command-options" "--model DIR" out

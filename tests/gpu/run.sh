@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What needs GPUs: every block of the CUDA backend against the CPU backend, on 1 to 4 ranks,
-# and the golden models. Where there are fewer GPUs than ranks, ranks share them and add through
-# host memory; that is told, because it is another path than NCCL's.
+# What needs GPUs: every block of the CUDA backend against the CPU backend, and sums over the ranks
+# one way and another, on 1 to 4 ranks, and the golden models. Where there are fewer GPUs than ranks,
+# ranks share them and add through host memory; that is told, because it is another path than NCCL's.
 #   TPRUN=build/tprun TESTS=build/tests/gpu SHARED=../shared run.sh
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -15,7 +15,9 @@ fi
 commands=()
 for ranks in 1 2 3 4; do
 	[ "$ranks" -gt "$gpus" ] && echo "$ranks ranks share $gpus GPUs"
-	commands+=(-- mpirun --oversubscribe -np "$ranks" "$TESTS/test_cuda_backend")
+	for name in backend reduce; do
+		commands+=(-- mpirun --oversubscribe -np "$ranks" "$TESTS/test_cuda_$name")
+	done
 done
 models=("$SHARED"/models/stories260K* "$SHARED"/models/golden/* "$here"/../data/golden-*)
 exec "$here/../run.sh" -t 300 "${commands[@]}" \

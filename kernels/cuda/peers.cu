@@ -1,0 +1,290 @@
+/*
+ * peers.cu - opening the ranks' mailboxes, and the small kernels around them: see peers.cuh.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/cuda/peers.cuh"
+
+enum {
+	THREADS = 256,
+	PATIENCE_S = 20, /* for a rank's part of a sum */
+	TRIAL_S = 3,	 /* the same while the mailboxes are tried out */
+	BOOT_ID = 40,
+	REASON = 160,
+};
+
+/* grid: tokens, parts of a row. */
+template <typename W>
+__global__ void push_kernel(const __grid_constant__ struct peer_sum s, const float *partial, int stride,
+			    int hidden)
+{
+	allow_next();
+	wait_for_previous();
+	int token = (int)blockIdx.x, i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
+	if (4 * i >= hidden)
+		return;
+	float4 v = make_float4(0, 0, 0, 0);
+	if (partial)
+		v = load_four(partial + (size_t)token * stride + 4 * i);
+	uint32_t epoch = peer_epoch(s);
+	for (int to = 0; to < s.ranks; to++)
+		peer_push<W>(s, epoch, to, token, i, v);
+}
+
+/* residual = or += sum + bias. grid: tokens, parts of a row. */
+template <typename W>
+__global__ void settle_kernel(const __grid_constant__ struct peer_sum s, float *residual, bool add,
+			      const float *bias, int stride, int hidden)
+{
+	allow_next();
+	wait_for_previous();
+	int token = (int)blockIdx.x, i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
+	if (4 * i >= hidden)
+		return;
+	float4 *at = (float4 *)(residual + (size_t)token * stride) + i;
+	*at = peer_residual<W>(s, peer_epoch(s), token, i, add ? at : NULL, bias);
+}
+
+static dim3 grid_of(const struct cuda_backend *b, int tokens)
+{
+	return dim3((unsigned)tokens, (unsigned)((b->layout.hidden_stride / 4 + THREADS - 1) / THREADS));
+}
+
+static int push(struct cuda_backend *b, const float *partial, int tokens, struct error *err)
+{
+	return for_dtype(b->options.shape.dtype, [&](auto w) {
+		typedef decltype(w) W;
+		return kernel_launch(b, err, "push_kernel", push_kernel<W>, grid_of(b, tokens), THREADS, 0,
+				     b->residual.sum, partial, b->layout.hidden_stride,
+				     b->options.shape.hidden);
+	});
+}
+
+static int settle(struct cuda_backend *b, int tokens, struct error *err)
+{
+	struct residual_state *r = &b->residual;
+	r->pending = false;
+	return for_dtype(b->options.shape.dtype, [&](auto w) {
+		typedef decltype(w) W;
+		return kernel_launch(b, err, "settle_kernel", settle_kernel<W>, grid_of(b, tokens), THREADS, 0,
+				     r->sum, r->at, r->add, r->bias, b->layout.hidden_stride,
+				     b->options.shape.hidden);
+	});
+}
+
+int peers_begin_sum(struct cuda_backend *b, bool add, const float *bias, struct error *err)
+{
+	struct residual_state *r = &b->residual;
+
+	if (peers_settle(b, err))
+		return -1;
+	r->sum.base = b->step.epoch;
+	r->sum.index = r->sums++;
+	r->sum.rank = b->options.group->rank;
+	r->sum.ranks = b->options.group->size;
+	r->sum.tokens = GEMV_TOKENS;
+	r->sum.row = b->layout.hidden_stride / 4 * (b->options.shape.dtype == DTYPE_F32 ? 2 : 1);
+	r->sum.late = b->late;
+	r->sum.patience = (uint32_t)((1000000000ull * PATIENCE_S) >> 20);
+	for (int i = 0; i < r->sum.ranks; i++)
+		r->sum.mailbox[i] = i == r->sum.rank ? b->mailbox : (uint4 *)b->opened[i];
+	r->pending = true;
+	r->met = false;
+	r->add = add;
+	r->bias = bias;
+	return 0;
+}
+
+int peers_push(struct cuda_backend *b, const float *partial, struct error *err)
+{
+	return push(b, partial, b->step.tokens, err);
+}
+
+int peers_settle(struct cuda_backend *b, struct error *err)
+{
+	return b->residual.pending ? settle(b, b->step.tokens, err) : 0;
+}
+
+int peers_check(struct cuda_backend *b, struct error *err)
+{
+	int32_t late = b->peers ? *(volatile int32_t *)b->late : 0;
+	if (!late)
+		return 0;
+	return error_run(err, "rank %d, %s: rank %d has delivered no part of a sum over the ranks for %d seconds: "
+			 "it has stopped, or is stuck", b->options.group->rank, b->label, (int)late - 1,
+			 (int)PATIENCE_S);
+}
+
+/* ---- opening -------------------------------------------------------------------------------- */
+
+/* What a rank tells the others. */
+struct peer_offer {
+	cudaIpcMemHandle_t mailbox;
+	char boot_id[BOOT_ID]; /* of the kernel it runs under: the same on one node */
+	char address[32];      /* of its GPU */
+	char why[REASON];      /* what went wrong; empty where nothing has */
+};
+
+static bool fine(char *why, const char *what, cudaError_t status)
+{
+	if (status == cudaSuccess)
+		return true;
+	cudaGetLastError();
+	snprintf(why, REASON, "%s: %s", what, cudaGetErrorString(status));
+	return false;
+}
+
+static void make_offer(struct cuda_backend *b, struct peer_offer *own)
+{
+	const struct group *g = b->options.group;
+	size_t row = (size_t)b->layout.hidden_stride * (b->options.shape.dtype == DTYPE_F32 ? 8 : 4);
+	size_t bytes = 2 * (size_t)g->size * GEMV_TOKENS * row, page = 2 << 20;
+	FILE *file = fopen("/proc/sys/kernel/random/boot_id", "r");
+
+	memset(own, 0, sizeof *own);
+	if (!file || !fgets(own->boot_id, sizeof own->boot_id, file))
+		snprintf(own->why, sizeof own->why, "no boot id to tell nodes apart");
+	if (file)
+		fclose(file);
+	bytes = (bytes + page - 1) / page * page; /* an allocation of its own, which IPC shares whole */
+	if (own->why[0] ||
+	    !fine(own->why, "cudaDeviceGetPCIBusId",
+		  cudaDeviceGetPCIBusId(own->address, sizeof own->address, b->options.device)) ||
+	    !fine(own->why, "cudaMallocHost", cudaMallocHost((void **)&b->late, sizeof *b->late)) ||
+	    !fine(own->why, "cudaMalloc", cudaMalloc((void **)&b->mailbox, bytes)) ||
+	    !fine(own->why, "cudaMemsetAsync", cudaMemsetAsync(b->mailbox, 0, bytes, b->stream)) ||
+	    !fine(own->why, "cudaStreamSynchronize", cudaStreamSynchronize(b->stream)) ||
+	    (g->size > 1 &&
+	     !fine(own->why, "cudaIpcGetMemHandle", cudaIpcGetMemHandle(&own->mailbox, b->mailbox))))
+		return;
+	*b->late = 0;
+}
+
+/* Opens the others' mailboxes, or says in own->why what hinders. */
+static void open_mailboxes(struct cuda_backend *b, const struct peer_offer *offers, char *why)
+{
+	const struct group *g = b->options.group;
+	for (int i = 0; i < g->size && !why[0]; i++) {
+		int device = -1, allowed = 1;
+		if (i == g->rank)
+			continue;
+		if (strcmp(offers[i].boot_id, offers[g->rank].boot_id)) {
+			snprintf(why, REASON, "rank %d runs on another node", i);
+			return;
+		}
+		/* A GPU that this process may not see can be shared all the same. */
+		if (cudaDeviceGetByPCIBusId(&device, offers[i].address) != cudaSuccess)
+			cudaGetLastError();
+		else if (!fine(why, "cudaDeviceCanAccessPeer",
+			       cudaDeviceCanAccessPeer(&allowed, b->options.device, device)))
+			return;
+		if (!allowed)
+			snprintf(why, REASON, "its GPU cannot reach that of rank %d", i);
+		else if (!fine(why, "cudaIpcOpenMemHandle",
+			       cudaIpcOpenMemHandle(&b->opened[i], offers[i].mailbox,
+						    cudaIpcMemLazyEnablePeerAccess)))
+			b->opened[i] = NULL;
+	}
+}
+
+/* Sums known values, in each of the two mailboxes twice. */
+static int try_sums(struct cuda_backend *b, float *row, char *why, struct error *err)
+{
+	const struct group *g = b->options.group;
+	int hidden = b->options.shape.hidden;
+	const uint32_t first = 1, sums = 4;
+	float *partial = at<float>(b, b->layout.part);
+	size_t bytes = (size_t)hidden * sizeof *row;
+
+	b->step.tokens = 1;
+	b->step.epoch = at<uint32_t>(b, b->layout.step);
+	b->residual.at = at<float>(b, b->layout.residual);
+	b->epoch = first + sums;
+	if (!cuda_ok(b, err, cudaMemcpyAsync(at<uint32_t>(b, b->layout.step), &first, sizeof first,
+					     cudaMemcpyHostToDevice, b->stream), "cudaMemcpyAsync"))
+		return -1;
+	for (int n = 0; n < (int)sums; n++) {
+		for (int i = 0; i < hidden; i++)
+			row[i] = (float)((g->rank + 1) * (i % 5 + n));
+		if (!cuda_ok(b, err, cudaMemcpyAsync(partial, row, bytes, cudaMemcpyHostToDevice, b->stream),
+			     "cudaMemcpyAsync") ||
+		    peers_begin_sum(b, false, NULL, err))
+			return -1;
+		b->residual.sum.patience = (uint32_t)((1000000000ull * TRIAL_S) >> 20);
+		b->plain_next = true;
+		if (push(b, partial, 1, err) || settle(b, 1, err) ||
+		    !cuda_ok(b, err, cudaStreamSynchronize(b->stream), "trying the peers' memory") ||
+		    !cuda_ok(b, err, cudaMemcpy(row, b->residual.at, bytes, cudaMemcpyDeviceToHost), "cudaMemcpy"))
+			return -1;
+		for (int i = 0; i < hidden && !why[0]; i++)
+			if (*b->late)
+				snprintf(why, REASON, "what rank %d stores does not arrive", (int)*b->late - 1);
+			else if (row[i] != (float)(g->size * (g->size + 1) / 2 * (i % 5 + n)))
+				snprintf(why, REASON, "a sum of known values came out wrong");
+	}
+	b->residual.sums = 0;
+	return 0;
+}
+
+/* All ranks' offers, on every rank; why: the first that tells of a failure. */
+static int share_offers(const struct group *g, const struct peer_offer *own, struct peer_offer *offers,
+			char *why, size_t room, struct error *err)
+{
+	if (g->gather(g, own, sizeof *own, g->rank ? NULL : offers, err) ||
+	    g->broadcast(g, offers, (size_t)g->size * sizeof *offers, 0, err))
+		return -1;
+	for (int i = 0; i < g->size && !why[0]; i++)
+		if (offers[i].why[0])
+			snprintf(why, room, "rank %d: %.*s", i, REASON - 1, offers[i].why);
+	return 0;
+}
+
+int peers_open(struct cuda_backend *b, char *why, size_t room, struct error *err)
+{
+	const struct group *g = b->options.group;
+	struct peer_offer own, offers[PEER_RANKS];
+	struct error trouble = {};
+
+	why[0] = 0;
+	if (g->size > PEER_RANKS) {
+		snprintf(why, room, "more than %d ranks", PEER_RANKS);
+		return 0;
+	}
+	make_offer(b, &own);
+	if (share_offers(g, &own, offers, why, room, err))
+		return -1;
+	if (!why[0]) {
+		open_mailboxes(b, offers, own.why);
+		if (share_offers(g, &own, offers, why, room, err))
+			return -1;
+	}
+	if (!why[0]) {
+		/* Nothing is being loaded yet. */
+		float *row = (float *)b->staging[0];
+		if ((size_t)b->options.shape.hidden * sizeof *row > LOAD_STAGING)
+			snprintf(own.why, sizeof own.why, "a hidden size of %d", (int)b->options.shape.hidden);
+		else if (try_sums(b, row, own.why, &trouble))
+			snprintf(own.why, sizeof own.why, "%.*s", REASON - 1, trouble.message);
+		if (share_offers(g, &own, offers, why, room, err))
+			return -1;
+	}
+	b->peers = !why[0];
+	if (!b->peers)
+		peers_close(b);
+	return 0;
+}
+
+void peers_close(struct cuda_backend *b)
+{
+	for (int i = 0; i < PEER_RANKS; i++)
+		if (b->opened[i])
+			cudaIpcCloseMemHandle(b->opened[i]);
+	memset(b->opened, 0, sizeof b->opened);
+	cudaFree(b->mailbox);
+	cudaFreeHost(b->late);
+	b->mailbox = NULL;
+	b->late = NULL;
+	b->peers = false;
+	cudaGetLastError();
+}

@@ -1,0 +1,147 @@
+/*
+ * peers.cuh - sums over the ranks inside the kernels that need them.
+ *
+ * For few tokens a sum over the ranks is all latency. So no kernel of its own takes it: the
+ * product that ends with a rank's part of a sum stores that part into the memory of every rank
+ * (their mailboxes, mapped through CUDA's IPC), and the kernel that wants the sum reads its own
+ * rank's mailbox until all parts are there. Every 8-byte word carries values and, beside them,
+ * the number of the sum (its epoch), and is stored and read whole: values and the sign that they
+ * have come arrive together, and no fence is needed (NCCL calls this way of sending "LL").
+ *
+ * Two mailboxes, used in turn, are enough. A rank stores its part of sum e + 1 in a kernel whose
+ * wait_for_previous has seen the end of its own kernel that read sum e; that kernel has met parts
+ * of sum e from every rank; and each rank stored its part of e in a kernel that came after the one
+ * that read e - 1. So nobody reads e - 1 any more when e + 1 arrives in its place. That holds as
+ * long as every rank waits for every sum, at least for one word of each rank: see step_end.
+ */
+#ifndef TPRUN_CUDA_PEERS_CUH
+#define TPRUN_CUDA_PEERS_CUH
+
+#include "kernels/cuda/internal.cuh"
+
+/* 16-byte stores and loads of two words: values and epoch, values and epoch. */
+template <typename W> constexpr int WORD_PAIRS = (int)sizeof(W) / 2; /* for four values */
+
+__device__ __forceinline__ void peer_store(uint4 *at, uint4 v)
+{
+	uint64_t low = (uint64_t)v.y << 32 | v.x, high = (uint64_t)v.w << 32 | v.z;
+	asm volatile("st.relaxed.sys.global.v2.b64 [%0], {%1,%2};" :: "l"(at), "l"(low), "l"(high) : "memory");
+}
+
+__device__ __forceinline__ uint4 peer_load(const uint4 *at)
+{
+	uint64_t low, high;
+	asm volatile("ld.relaxed.sys.global.v2.b64 {%0,%1}, [%2];" : "=l"(low), "=l"(high) : "l"(at) : "memory");
+	return make_uint4((uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high, (uint32_t)(high >> 32));
+}
+
+/* Which sum this is. The step's first one comes with the step's numbers, so that a recorded
+ * kernel serves every step. */
+__device__ __forceinline__ uint32_t peer_epoch(const struct peer_sum &s)
+{
+	return *s.base + s.index;
+}
+
+/* Where values 4i to 4i + 3 of a token's row of rank `from` lie in a mailbox. */
+template <typename W>
+__device__ __forceinline__ size_t peer_place(const struct peer_sum &s, uint32_t epoch, int from, int token, int i)
+{
+	return ((size_t)((epoch & 1) * s.ranks + from) * s.tokens + token) * s.row + i * WORD_PAIRS<W>;
+}
+
+/* This rank's part: values 4i to 4i + 3 of a token's row, to rank `to`. */
+template <typename W>
+__device__ __forceinline__ void peer_push(const struct peer_sum &s, uint32_t epoch, int to, int token, int i,
+					  float4 v)
+{
+	uint4 *at = s.mailbox[to] + peer_place<W>(s, epoch, s.rank, token, i);
+	if constexpr (sizeof(W) == 4) {
+		peer_store(at, make_uint4(__float_as_uint(v.x), epoch, __float_as_uint(v.y), epoch));
+		peer_store(at + 1, make_uint4(__float_as_uint(v.z), epoch, __float_as_uint(v.w), epoch));
+	} else {
+		W packed[4] = {from_float<W>(v.x), from_float<W>(v.y), from_float<W>(v.z), from_float<W>(v.w)};
+		uint2 words = *(const uint2 *)packed;
+		peer_store(at, make_uint4(words.x, epoch, words.y, epoch));
+	}
+}
+
+/* In units of 2^20 ns. Few registers to spare here: callers hold their weights in them. */
+__device__ __forceinline__ uint32_t peer_clock(void)
+{
+	uint64_t ns;
+	asm volatile("mov.u64 %0, %globaltimer;" : "=l"(ns));
+	return (uint32_t)(ns >> 20);
+}
+
+/* Reads until both words have come. A part that never comes is given up, with garbage in its
+ * place and a note to the host, which ends the run: no kernel may wait forever. Where there is a
+ * note already, which is looked for every eighth of a second, nothing is waited for any more. */
+__device__ __forceinline__ uint4 peer_await(const struct peer_sum &s, const uint4 *at, uint4 v, uint32_t epoch,
+					    int from)
+{
+	if (v.y == epoch && v.w == epoch)
+		return v;
+	uint32_t start = peer_clock();
+	do {
+		v = peer_load(at);
+		uint32_t waited = peer_clock() - start;
+		if (waited >= s.patience)
+			*(volatile int32_t *)s.late = from + 1;
+		if (waited >= s.patience || (waited % 128 == 127 && *(volatile int32_t *)s.late))
+			break;
+	} while (v.y != epoch || v.w != epoch);
+	return v;
+}
+
+/* The sum of values 4i to 4i + 3 of a token's row, in the order of the ranks. */
+template <typename W>
+__device__ __forceinline__ float4 peer_take(const struct peer_sum &s, uint32_t epoch, int token, int i)
+{
+	constexpr int abreast = 2; /* ranks whose words are on their way at a time */
+	constexpr int N = WORD_PAIRS<W>;
+	const uint4 *mailbox = s.mailbox[s.rank] + peer_place<W>(s, epoch, 0, token, i);
+	const size_t step = (size_t)s.tokens * s.row;
+	float4 sum = make_float4(0, 0, 0, 0);
+
+	for (int first = 0; first < s.ranks; first += abreast) {
+		uint4 v[abreast][N];
+#pragma unroll
+		for (int k = 0; k < abreast; k++)
+#pragma unroll
+			for (int n = 0; n < N; n++)
+				if (first + k < s.ranks)
+					v[k][n] = peer_load(mailbox + (first + k) * step + n);
+#pragma unroll
+		for (int k = 0; k < abreast; k++) {
+			if (first + k >= s.ranks)
+				break;
+			float x[4];
+#pragma unroll
+			for (int n = 0; n < N; n++) {
+				uint4 w = peer_await(s, mailbox + (first + k) * step + n, v[k][n], epoch,
+						     first + k);
+				word_to_floats(w.x, x + 4 / N / 2 * 2 * n, W());
+				word_to_floats(w.z, x + 4 / N / 2 * 2 * n + 2 / N, W());
+			}
+			sum.x += x[0];
+			sum.y += x[1];
+			sum.z += x[2];
+			sum.w += x[3];
+		}
+	}
+	return sum;
+}
+
+/* Values 4i to 4i + 3 of a token's residual brought up to date: sum and bias, and what `old` has. */
+template <typename W>
+__device__ __forceinline__ float4 peer_residual(const struct peer_sum &s, uint32_t epoch, int token, int i,
+						const float4 *old, const float *bias)
+{
+	float4 x = old ? *old : make_float4(0, 0, 0, 0);
+	float4 more = bias ? ((const float4 *)bias)[i] : make_float4(0, 0, 0, 0);
+	float4 sum = peer_take<W>(s, epoch, token, i);
+	return make_float4(x.x + (sum.x + more.x), x.y + (sum.y + more.y), x.z + (sum.z + more.z),
+			   x.w + (sum.w + more.w));
+}
+
+#endif
