@@ -140,13 +140,25 @@ static int choose_replica(const struct run *run, int64_t most)
 	return choice;
 }
 
-/* Hands lines to the replicas that have room: a full step, and some that wait for a place in it. */
+/* Lines that a replica may have in hand: a full step, and as many that wait for a place in it, since
+ * completions of one length all end at once. Near the input's end fewer wait, for what waits in one
+ * replica cannot go to another that has run dry. */
+static int64_t most_in_hand(const struct run *run)
+{
+	int64_t sequences = run->session.backend_options.max_sequences, waiting = sequences;
+	int64_t left = batch_input_lines(run->input) -
+		       (int64_t)(run->lines.given + run->lines.skipped + run->lines.errors);
+	if (batch_input_lines(run->input) >= 0 && left < sequences * run->replica_count)
+		waiting = sequences / 4 > WAITING_MIN ? sequences / 4 : WAITING_MIN;
+	return sequences + waiting;
+}
+
+/* Hands lines to the replicas that have room, for a while. */
 static int hand_out(struct run *run, struct error *err)
 {
-	int32_t most = run->session.backend_options.max_sequences;
+	int64_t most = most_in_hand(run);
 	double start = output_now();
 
-	most += most / 4 > WAITING_MIN ? most / 4 : WAITING_MIN;
 	while (!run->input_ended && !run->failed.kind && output_now() - start < hand_out_s) {
 		struct batch_item item;
 		int replica = choose_replica(run, most);
