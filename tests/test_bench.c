@@ -275,10 +275,14 @@ static void probe_read(void)
 	struct group group = fake_group_single(&world);
 	struct backend_options options = small_options(&group);
 	struct backend *backend;
-	double small, large, reduce = 1;
+	double small = INFINITY, large, reduce = 1;
 	CHECK_OK(cpu_backend_open(&backend, &options, &err), &err);
-	CHECK_OK(backend->ops->probe(backend, PROBE_READ, 1 << 20, &small, &err), &err);
 	CHECK_OK(backend->ops->probe(backend, PROBE_READ, 256 << 20, &large, &err), &err);
+	for (int i = 0; i < 20; i++) { /* others may take the core away in the midst of one */
+		double seconds;
+		CHECK_OK(backend->ops->probe(backend, PROBE_READ, 1 << 20, &seconds, &err), &err);
+		small = fmin(small, seconds);
+	}
 	CHECK_MSG(small > 0 && large > 8 * small, "1 MiB in %g s, 256 in %g", small, large);
 	CHECK_MSG(large > (256 << 20) / 4e12, "256 MiB in %g s, faster than any cache", large);
 	CHECK_OK(backend->ops->probe(backend, PROBE_REDUCE, 96, &reduce, &err), &err);
