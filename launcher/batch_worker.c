@@ -144,12 +144,8 @@ static int deliver_result(struct job *job, struct error *err)
 
 static bool is_eos(const struct sample *sample, int32_t id)
 {
-	const struct generation_defaults *defaults = sample->job->worker->options.context.defaults;
-
-	for (int32_t i = 0; i < defaults->eos_count; i++)
-		if (defaults->eos[i] == id)
-			return !sample->job->request.settings.ignore_eos;
-	return false;
+	return !sample->job->request.settings.ignore_eos &&
+	       generation_defaults_is_eos(sample->job->worker->options.context.defaults, id);
 }
 
 static int put(void *context, int32_t id, struct error *err)

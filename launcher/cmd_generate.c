@@ -85,10 +85,7 @@ static int write_prompt(struct writer *writer, const int32_t *ids, size_t count,
 
 static bool is_eos(const struct session *session, int32_t id)
 {
-	for (int32_t i = 0; i < session->defaults.eos_count; i++)
-		if (session->defaults.eos[i] == id)
-			return !session->options->ignore_eos;
-	return false;
+	return !session->options->ignore_eos && generation_defaults_is_eos(&session->defaults, id);
 }
 
 static int write_id(struct writer *writer, int32_t id, struct error *err)

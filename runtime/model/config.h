@@ -78,4 +78,7 @@ int generation_defaults_parse(struct generation_defaults *out, const struct mode
 			      const char *text, size_t length, const char *name,
 			      struct error *err);
 
+/* Whether the id ends a text. */
+bool generation_defaults_is_eos(const struct generation_defaults *, int32_t id);
+
 #endif

@@ -82,3 +82,11 @@ int generation_defaults_read(struct generation_defaults *out, const struct model
 	free(path);
 	return result;
 }
+
+bool generation_defaults_is_eos(const struct generation_defaults *defaults, int32_t id)
+{
+	for (int32_t i = 0; i < defaults->eos_count; i++)
+		if (defaults->eos[i] == id)
+			return true;
+	return false;
+}
