@@ -77,10 +77,9 @@ static void load_spread(struct backend *backend, const struct backend_shape *s)
 		dtype_convert(ones, DTYPE_F32, matrix + (size_t)h * row, s->dtype, HEAD);
 	}
 	const struct tensor_part part = {
-		.tensor = TENSOR_OUTPUT, .rows = s->hidden, .columns = HEAD, .data = matrix,
-		.row_stride = row, .dtype = s->dtype,
+		.tensor = TENSOR_OUTPUT, .rows = s->hidden, .columns = HEAD, .dtype = s->dtype,
 	};
-	need(backend->ops->load(backend, &part, &err), &err);
+	need(backend_load(backend, part, matrix, row, &err), &err);
 	need(backend->ops->load_end(backend, &err), &err);
 	free(matrix);
 }

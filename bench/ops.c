@@ -103,7 +103,9 @@ static double time_block(struct bench *b, const struct arguments *a, int block, 
 			need(block < 5 ? blocks[block](b->backend, i, &err) : ops->logits(b->backend, &err), &err);
 	}
 	need(ops->peek(b->backend, BUFFER_RESIDUAL, residual, &err), &err);
-	return (now() - start) / a->rounds / layers;
+	double end = now();
+	need(ops->peek(b->backend, BUFFER_RESIDUAL, residual, &err), &err); /* what the copy took of that */
+	return (end - start - (now() - end)) / a->rounds / layers;
 }
 
 static void time_size(struct bench *b, const struct arguments *a, int tokens, double ceiling)

@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "runtime/base/dtype.h"
 #include "runtime/base/error.h"
@@ -33,6 +34,8 @@ enum {
 	KV_BLOCK = 16,		/* tokens of a KV-cache block */
 	CANDIDATES = 64,	/* best tokens that a rank offers for a row of logits */
 	HEAD_DIM_MAX = 256,	/* the largest head size any backend takes */
+	LOAD_THREADS = 16,	/* that may load weights side by side */
+	LOAD_PART_BYTES = 2 << 20, /* the largest part of a tensor that is loaded at once */
 };
 
 /* The query heads that read one local KV head: consecutive, in local numbers. Groups of a
@@ -100,14 +103,16 @@ enum backend_tensor {
 };
 
 /* Rows [row, row + rows) and columns [column, column + columns) of a tensor, in this rank's
- * coordinates; a vector has one row. */
+ * coordinates; a vector has one row. Not empty, and at most LOAD_PART_BYTES. */
 struct tensor_part {
 	enum backend_tensor tensor;
 	int32_t layer;
 	int32_t row, rows, column, columns;
-	const void *data;  /* host memory, free to reuse when load returns */
+	enum dtype dtype;  /* shape.dtype for matrices, DTYPE_F32 for vectors */
+	int thread;	   /* below LOAD_THREADS: who loads it */
+	/* Filled in by lend. */
+	void *data;
 	size_t row_stride; /* bytes from a row to the next in data */
-	enum dtype dtype;  /* of data: shape.dtype for matrices, DTYPE_F32 for vectors */
 };
 
 /* One step: a ragged batch. Sequence s brings tokens [first_token[s], first_token[s+1]), in
@@ -158,9 +163,15 @@ struct backend_ops {
 	bool asynchronous; /* end returns while the step still runs */
 	void (*close)(struct backend *);
 
-	/* Weights: parts in any order, then load_end once. load_random fills all weights instead,
-	 * by the formula of kernels/random_weight.h on the model's global coordinates, so that the
-	 * model is the same however it is split; norms become 1, biases small. */
+	/* Weights: parts in any order, then load_end once. lend gives host memory for a part, the
+	 * caller writes its rows there, and load takes them: pinned memory that load copies to the
+	 * device while the caller goes on, or the weights' own place. Threads may load side by side,
+	 * each under a number of its own and one part at a time; a part that was lent may be dropped.
+	 * load_end is collective, like opening, and the main thread's: what a backend prepares beside
+	 * the loading is complete then, or its error told. load_random fills all weights instead, by
+	 * the formula of kernels/random_weight.h on the model's global coordinates, so that the model
+	 * is the same however it is split; norms become 1, biases small. */
+	int (*lend)(struct backend *, struct tensor_part *, struct error *err);
 	int (*load)(struct backend *, const struct tensor_part *, struct error *err);
 	int (*load_random)(struct backend *, uint64_t seed, struct error *err);
 	int (*load_end)(struct backend *, struct error *err);
@@ -211,6 +222,25 @@ struct backend_ops {
 struct backend {
 	const struct backend_ops *ops;
 };
+
+/* Loads a part of any number of rows that lie in the caller's memory, row_stride bytes apart. */
+static inline int backend_load(struct backend *backend, struct tensor_part part, const void *rows,
+			       size_t row_stride, struct error *err)
+{
+	size_t bytes = (size_t)part.columns * dtype_bytes(part.dtype);
+	int32_t end = part.row + part.rows, most = (int32_t)(LOAD_PART_BYTES / bytes);
+	const char *from = (const char *)rows;
+	for (; part.row < end; part.row += part.rows) {
+		part.rows = end - part.row < most ? end - part.row : most;
+		if (backend->ops->lend(backend, &part, err))
+			return -1;
+		for (int32_t row = 0; row < part.rows; row++, from += row_stride)
+			memcpy((char *)part.data + (size_t)row * part.row_stride, from, bytes);
+		if (backend->ops->load(backend, &part, err))
+			return -1;
+	}
+	return 0;
+}
 
 /* kernels/cpu. Collectives go through options->group. */
 int cpu_backend_open(struct backend **out, const struct backend_options *, struct error *err);

@@ -62,6 +62,24 @@ double output_now(void)
 	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+double output_process_age(void)
+{
+	char line[1024] = "";
+	unsigned long long start;
+	struct timespec now;
+	FILE *file = fopen("/proc/self/stat", "r");
+	size_t length = file ? fread(line, 1, sizeof line - 1, file) : 0;
+	if (file)
+		fclose(file);
+	line[length] = '\0';
+	char *field = strrchr(line, ')'); /* the end of field 2, the name; the start is field 22 */
+	for (int i = 2; field && i < 22; i++)
+		field = strchr(field + 1, ' ');
+	if (!field || sscanf(field, "%llu", &start) != 1 || clock_gettime(CLOCK_BOOTTIME, &now))
+		return 0;
+	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9 - (double)start / (double)sysconf(_SC_CLK_TCK);
+}
+
 /* ---- progress ---------------------------------------------------------------------------- */
 
 /* Whether mpirun, this rank's parent, writes its standard error to a terminal. */

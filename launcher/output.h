@@ -23,6 +23,8 @@ const char *output_bytes(char text[32], uint64_t bytes);
 
 /* Seconds of a clock that only goes forward. */
 double output_now(void);
+/* Seconds since this process was started, by the system's clock of 10 ms; 0 where it is not told. */
+double output_process_age(void);
 
 /* Whether standard error is a terminal - under mpirun, whose ranks never see one there, whether the
  * launcher's is. */

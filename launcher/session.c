@@ -150,7 +150,10 @@ int session_open(struct session *session, const struct options *options, struct 
 	session->world = world;
 	session->group = group;
 	session->start = output_now();
-	return group->agree(group, read_model(session, err), err);
+	session->times.mpi = output_process_age();
+	int result = group->agree(group, read_model(session, err), err);
+	session->times.model = output_now() - session->start;
+	return result;
 }
 
 int session_context(const struct session *session, int64_t needed, int32_t *context,
@@ -317,12 +320,24 @@ static int open_backend(struct session *session, struct error *err)
 	return cpu_backend_open(&session->backend, &session->backend_options, err);
 }
 
-static int load_weights(struct session *session, struct error *err)
+/* Threads that read: as many as this rank has cores. TPRUN_READERS asks for fewer, to measure what
+ * they bring. */
+static int choose_readers(int cores)
+{
+	const char *asked = getenv("TPRUN_READERS");
+	int readers = asked ? atoi(asked) : 0;
+	return readers > 0 && readers < cores ? readers : cores;
+}
+
+static int load_weights(struct session *session, int cores, struct error *err)
 {
 	const struct backend_ops *ops = session->backend->ops;
 	struct progress bar;
-	struct weights_progress progress = {progress_bytes, &bar};
-	uint64_t bytes_read = 0;
+	const struct weights_progress progress = {progress_bytes, &bar};
+	const struct weights_options options = {
+		.dtype = session->dtype, .threads = choose_readers(cores),
+		.progress = session->world->rank == 0 ? &progress : NULL,
+	};
 	int result;
 	if (!session->checkpoint) {
 		result = ops->load_random(session->backend, RANDOM_WEIGHTS_SEED, err);
@@ -330,16 +345,37 @@ static int load_weights(struct session *session, struct error *err)
 		progress_start(&bar, "weights", session->options->progress,
 			       session->options->quiet);
 		result = weights_load(session->checkpoint, &session->config, &session->shard,
-				      session->dtype, session->group, session->backend,
-				      session->world->rank == 0 ? &progress : NULL, &bytes_read,
-				      err);
+				      session->group, session->backend, &options,
+				      &session->bytes_read, err);
 		progress_end(&bar);
 	}
-	if (!result)
-		result = ops->load_end(session->backend, err);
 	checkpoint_close(session->checkpoint);
 	session->checkpoint = NULL;
 	return result;
+}
+
+/* Where the time of the start went; waiting for a prompt is no part of it. */
+static void tell_times(const struct session *session)
+{
+	const struct session_times *t = &session->times;
+	char rate[80] = "", bytes[2][32];
+	if (!session_speaks(session))
+		return;
+	if (session->bytes_read && t->weights > 0)
+		snprintf(rate, sizeof rate, " (%s, %s/s)", output_bytes(bytes[0], session->bytes_read),
+			 output_bytes(bytes[1], (uint64_t)((double)session->bytes_read / t->weights)));
+	fprintf(stderr, "ready in %.2f s: MPI %.2f, model %.2f, devices %.2f, backend %.2f, "
+			"weights %.2f%s, rest %.2f\n",
+		t->mpi + t->model + t->devices + t->backend + t->weights + t->rest, t->mpi, t->model,
+		t->devices, t->backend, t->weights, rate, t->rest);
+}
+
+/* The seconds since *begun, which is now. */
+static double lap(double *begun)
+{
+	double before = *begun;
+	*begun = output_now();
+	return *begun - before;
 }
 
 int session_start(struct session *session, const struct session_sizes *wanted, struct error *err)
@@ -350,11 +386,13 @@ int session_start(struct session *session, const struct session_sizes *wanted, s
 	float magnitude = 1;
 	int32_t kv_blocks;
 	int threads = 1;
+	double begun = output_now();
 	int result = devices_choose(&session->device, world, session->options->backend, err);
 	if (world->agree(world, result, err) ||
 	    world->agree(world, place(session, &threads, err), err) ||
 	    devices_measure(&session->device, world, err))
 		return -1;
+	session->times.devices = lap(&begun);
 
 	choose_step(session, &sizes);
 	if (choose_cache(session, &sizes, &kv_blocks, err))
@@ -378,13 +416,19 @@ int session_start(struct session *session, const struct session_sizes *wanted, s
 		.device = session->device.device,
 		.threads = threads,
 	};
-	result = open_backend(session, err);
-	if (world->agree(world, result, err) ||
-	    world->agree(world, load_weights(session, err), err) ||
+	if (world->agree(world, open_backend(session, err), err))
+		return -1;
+	session->times.backend = lap(&begun);
+	if (world->agree(world, load_weights(session, threads, err), err))
+		return -1;
+	session->times.weights = lap(&begun);
+	if (world->agree(world, session->backend->ops->load_end(session->backend, err), err) ||
 	    world->agree(world, engine_open(&session->engine, session->backend,
 					    &session->backend_options, err), err))
 		return -1;
+	session->times.rest = lap(&begun);
 	session->load_s = output_now() - session->start;
+	tell_times(session);
 	return 0;
 }
 

@@ -34,6 +34,12 @@ struct session {
 	struct backend *backend;
 	struct engine *engine;
 	double start, load_s; /* seconds; load_s until the weights are there */
+	/* Seconds of the parts of the start, from that of the process on. `rest` is what the backend
+	 * prepares beside the loading and is not ready with by its end. */
+	struct session_times {
+		double mpi, model, devices, backend, weights, rest;
+	} times;
+	uint64_t bytes_read; /* of the checkpoint, by this rank */
 };
 
 /* What the steps of a session are to be sized for. */

@@ -240,18 +240,17 @@ static inline int reference_load_piece(struct backend *b, const struct reference
 				       struct error *err)
 {
 	size_t size = dtype_bytes(piece.dtype), gap = size * 3;
-	piece.row_stride = (size_t)piece.columns * size + gap;
-	char *data = reference_alloc((size_t)piece.rows, piece.row_stride);
+	size_t stride = (size_t)piece.columns * size + gap;
+	char *data = reference_alloc((size_t)piece.rows, stride);
 	for (int32_t r = 0; r < piece.rows; r++) {
 		for (int32_t c = 0; c < piece.columns; c++) {
 			int64_t row = part->row + piece.row + r, column = part->column + piece.column + c;
 			float value = (float)t->data[row * t->columns + column];
-			dtype_convert(&value, DTYPE_F32, data + (size_t)r * piece.row_stride + (size_t)c * size,
+			dtype_convert(&value, DTYPE_F32, data + (size_t)r * stride + (size_t)c * size,
 				      piece.dtype, 1);
 		}
 	}
-	piece.data = data;
-	int result = b->ops->load(b, &piece, err);
+	int result = backend_load(b, piece, data, stride, err);
 	free(data);
 	return result;
 }

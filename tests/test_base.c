@@ -1,10 +1,13 @@
-/* base: conversions of 16-bit floats, JSON getters, files. */
+/* base: conversions of 16-bit floats, JSON getters, files, threads. */
 #define TEST_SUITE "base"
 #include "tests/test.h"
+
+#include <signal.h>
 
 #include "runtime/base/dtype.h"
 #include "runtime/base/file.h"
 #include "runtime/base/json.h"
+#include "runtime/base/thread.h"
 
 /* Every one of the 65,536 half floats goes to float32 and back unchanged. */
 static void half_round_trip(void)
@@ -135,6 +138,31 @@ static void files(void)
 	unlink(path);
 }
 
+static void *note_signals(void *context)
+{
+	sigset_t *blocked = context;
+	pthread_sigmask(SIG_SETMASK, NULL, blocked);
+	return blocked;
+}
+
+static void threads_take_no_signals(void)
+{
+	struct error err = {0};
+	pthread_t thread;
+	sigset_t before, blocked, after;
+	void *result = NULL;
+	sigemptyset(&blocked);
+	pthread_sigmask(SIG_SETMASK, NULL, &before);
+	CHECK_OK(thread_start(&thread, note_signals, &blocked, "a test", &err), &err);
+	CHECK(!pthread_join(thread, &result) && result == &blocked);
+	pthread_sigmask(SIG_SETMASK, NULL, &after);
+	static const int signals[] = {SIGTERM, SIGUSR1, SIGINT, SIGALRM};
+	for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
+		CHECK(sigismember(&blocked, signals[i]) == 1);
+		CHECK(sigismember(&after, signals[i]) == sigismember(&before, signals[i]));
+	}
+}
+
 int main(void)
 {
 	RUN(half_round_trip);
@@ -143,5 +171,6 @@ int main(void)
 	RUN(json_reads_numbers);
 	RUN(json_refuses);
 	RUN(files);
+	RUN(threads_take_no_signals);
 	TEST_END();
 }

@@ -2,6 +2,11 @@
 #define TEST_SUITE "weights"
 #include "tests/test.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "runtime/model/checkpoint.h"
 #include "tests/fake_group.h"
 #include "tests/random_checkpoint.h"
 
@@ -12,6 +17,10 @@ struct recorder {
 	struct shard shard;
 	enum dtype dtype;
 	int fail_after; /* parts it takes before it fails; -1: all */
+	pthread_mutex_t mutex; /* of what follows and fail_after */
+	unsigned threads; /* that loaded something */
+	char *lent[LOAD_THREADS]; /* of each thread */
+	size_t gap;
 	struct recorded {
 		int32_t rows, columns;
 		float *values;
@@ -19,13 +28,36 @@ struct recorder {
 	} tensors[SLOTS_MAX];
 };
 
+/* Memory with gaps between the rows, a block of its own for every part, so that a sanitizer sees a
+ * byte too much. */
+static int recorder_lend(struct backend *backend, struct tensor_part *part, struct error *err)
+{
+	struct recorder *recorder = (struct recorder *)backend;
+	size_t bytes = (size_t)part->columns * dtype_bytes(part->dtype);
+	if (part->thread < 0 || part->thread >= LOAD_THREADS || part->rows < 1 || part->columns < 1 ||
+	    bytes * (size_t)part->rows > LOAD_PART_BYTES)
+		return error_run(err, "a part of %d rows and %d columns by thread %d", part->rows,
+				 part->columns, part->thread);
+	part->row_stride = bytes + recorder->gap;
+	free(recorder->lent[part->thread]);
+	part->data = recorder->lent[part->thread] =
+		malloc(part->row_stride * (size_t)part->rows - recorder->gap);
+	return 0;
+}
+
 static int recorder_load(struct backend *backend, const struct tensor_part *part, struct error *err)
 {
 	struct recorder *recorder = (struct recorder *)backend;
 	struct recorded *tensor = &recorder->tensors[(part->layer + 1) * TENSOR_KINDS + part->tensor];
-	if (recorder->fail_after == 0)
-		return error_run(err, "the recorder is full");
+	pthread_mutex_lock(&recorder->mutex);
+	bool full = recorder->fail_after == 0;
 	recorder->fail_after--;
+	recorder->threads |= 1u << part->thread;
+	pthread_mutex_unlock(&recorder->mutex);
+	if (full)
+		return error_run(err, "the recorder is full");
+	if (part->data != recorder->lent[part->thread])
+		return error_run(err, "a part that was not lent");
 	if (part->row < 0 || part->rows < 1 || part->row + part->rows > tensor->rows ||
 	    part->column < 0 || part->columns < 1 || part->column + part->columns > tensor->columns)
 		return error_run(err, "a part outside tensor %d of layer %d", part->tensor, part->layer);
@@ -41,13 +73,15 @@ static int recorder_load(struct backend *backend, const struct tensor_part *part
 	return 0;
 }
 
-static const struct backend_ops recorder_ops = {.name = "recorder", .load = recorder_load};
+static const struct backend_ops recorder_ops = {.name = "recorder", .lend = recorder_lend,
+						 .load = recorder_load};
 
 static void recorder_open(struct recorder *recorder, const struct model_config *config,
 			  const struct shard *shard, enum dtype dtype)
 {
 	*recorder = (struct recorder){.backend.ops = &recorder_ops, .config = config,
-				      .shard = *shard, .dtype = dtype, .fail_after = -1};
+				      .shard = *shard, .dtype = dtype, .fail_after = -1,
+				      .mutex = PTHREAD_MUTEX_INITIALIZER};
 	for (int slot = 0; slot < (config->layers + 1) * TENSOR_KINDS; slot++) {
 		struct recorded *tensor = &recorder->tensors[slot];
 		if (in_layers(slot % TENSOR_KINDS) != (slot >= TENSOR_KINDS))
@@ -68,6 +102,8 @@ static void recorder_close(struct recorder *recorder)
 		free(recorder->tensors[slot].values);
 		free(recorder->tensors[slot].times);
 	}
+	for (int thread = 0; thread < LOAD_THREADS; thread++)
+		free(recorder->lent[thread]);
 }
 
 /* Which part of a whole tensor a rank must hold, by its heads and ranges alone. */
@@ -148,11 +184,22 @@ static int compare_tensor(const struct recorder *recorder, const struct source *
 struct load_case {
 	const struct source *source;
 	enum dtype dtype;
-	int failing_rank; /* whose backend fails, or -1 */
+	int threads;
+	size_t gap; /* between lent rows */
+	int failing_rank; /* whose backend or file fails, or -1 */
+	int unreadable;	  /* a file that fails takes the place of that rank's; -1: its backend fails */
 	const char *truncate; /* a file cut in half between opening and loading, or NULL */
 	uint64_t bytes[FAKE_RANKS_MAX], reported[FAKE_RANKS_MAX], announced[FAKE_RANKS_MAX];
 	int results[FAKE_RANKS_MAX];
+	unsigned used[FAKE_RANKS_MAX]; /* threads, a bit each */
 };
+
+static struct load_case load_case(const struct source *source, enum dtype dtype)
+{
+	return (struct load_case){.source = source, .dtype = dtype, .failing_rank = -1,
+				  .unreadable = -1, .threads = (int)test_int(1, 5),
+				  .gap = 4 * (size_t)test_int(0, 3)};
+}
 
 struct progress_context {
 	struct load_case *load;
@@ -174,7 +221,8 @@ static int load_rank(const struct group *group, void *context, struct error *err
 	struct shard *shard = malloc(sizeof *shard);
 	struct recorder *recorder = calloc(1, sizeof *recorder);
 	struct progress_context progress_context = {load, group->rank};
-	struct weights_progress progress = {progress_report, &progress_context};
+	const struct weights_progress progress = {progress_report, &progress_context};
+	const struct weights_options options = {load->dtype, load->threads, &progress};
 	int result = -1;
 	if (shard_make(shard, &source->config, group->size, group->rank, err) ||
 	    group->agree(group, checkpoint_open(&checkpoint, source->folder, &source->config, err),
@@ -192,12 +240,16 @@ static int load_rank(const struct group *group, void *context, struct error *err
 	}
 	if (group->agree(group, 0, err))
 		goto done;
+	if (load->unreadable >= 0 && group->rank == load->failing_rank)
+		dup2(load->unreadable, checkpoint_tensor(checkpoint, TENSOR_EMBEDDING, -1)->fd);
 	recorder_open(recorder, &source->config, shard, load->dtype);
-	if (group->rank == load->failing_rank)
+	recorder->gap = load->gap;
+	if (load->unreadable < 0 && group->rank == load->failing_rank)
 		recorder->fail_after = (int)test_int(0, 5);
-	result = weights_load(checkpoint, &source->config, shard, load->dtype, group,
-			      &recorder->backend, &progress, &load->bytes[group->rank], err);
+	result = weights_load(checkpoint, &source->config, shard, group, &recorder->backend, &options,
+			      &load->bytes[group->rank], err);
 	load->results[group->rank] = result;
+	load->used[group->rank] = recorder->threads;
 	for (int slot = 0; !result && slot < (source->config.layers + 1) * TENSOR_KINDS; slot++)
 		result = compare_tensor(recorder, source, slot, err);
 	recorder_close(recorder);
@@ -237,7 +289,7 @@ static uint64_t expected_bytes(const struct source *source, int ranks)
 static void check_load(const struct source *source, int ranks, enum dtype dtype)
 {
 	struct error err = {0};
-	struct load_case load = {.source = source, .dtype = dtype, .failing_rank = -1};
+	struct load_case load = load_case(source, dtype);
 	CHECK_MSG(fake_group_run(ranks, load_rank, &load, NULL, &err) == 0, "%d ranks: %s", ranks,
 		  err.message);
 	uint64_t total = 0;
@@ -245,6 +297,7 @@ static void check_load(const struct source *source, int ranks, enum dtype dtype)
 		total += load.bytes[rank];
 		CHECK(load.reported[rank] == load.bytes[rank] &&
 		      load.announced[rank] == load.bytes[rank]);
+		CHECK(load.used[rank] && load.used[rank] < 1u << load.threads);
 	}
 	CHECK_MSG(total == expected_bytes(source, ranks), "%llu bytes were read, not %llu",
 		  (unsigned long long)total, (unsigned long long)expected_bytes(source, ranks));
@@ -262,8 +315,8 @@ static void random_models_in_parts(void)
 	}
 }
 
-/* Matrices of several pieces: row-parallel ones then take several exchanges. */
-static void tensors_beyond_a_piece(void)
+/* Matrices of several parts. */
+static void tensors_beyond_a_part(void)
 {
 	struct source *source = source_make();
 	source->config = (struct model_config){
@@ -278,6 +331,21 @@ static void tensors_beyond_a_piece(void)
 	source_close(source);
 }
 
+/* Rows of several parts. */
+static void rows_beyond_a_part(void)
+{
+	struct source *source = source_make();
+	source->config = (struct model_config){
+		.vocab = 8, .hidden = 2, .intermediate = 2 * LOAD_PART_BYTES / 4 + 77, .layers = 1,
+		.heads = 2, .kv_heads = 1, .head_dim = 2, .dtype = DTYPE_F16,
+	};
+	fill_tensors(source, false);
+	write_checkpoint(source, 1);
+	check_load(source, 1, DTYPE_F32);
+	check_load(source, 2, DTYPE_F16);
+	source_close(source);
+}
+
 /* A rank whose files end too early, or whose backend fails, ends the load on all ranks, with its
  * name, and leaves none waiting. */
 static void failures_reach_all_ranks(void)
@@ -288,7 +356,7 @@ static void failures_reach_all_ranks(void)
 		write_checkpoint(source, 1);
 		int ranks = (int)test_int(1, source->config.heads < 8 ? source->config.heads : 8);
 		struct error err = {0};
-		struct load_case load = {.source = source, .dtype = DTYPE_F32, .failing_rank = -1};
+		struct load_case load = load_case(source, DTYPE_F32);
 		bool cut = test_int(0, 1);
 		if (cut)
 			load.truncate = "model.safetensors";
@@ -307,10 +375,112 @@ static void failures_reach_all_ranks(void)
 	}
 }
 
+/* Reading a process's own memory where it has none is an I/O error. */
+static void read_errors_reach_all_ranks(void)
+{
+	for (int i = 0; i < 8; i++) {
+		struct source *source = source_make();
+		source->config.vocab = 300; /* every rank of 8 has a part of the embedding */
+		fill_tensors(source, false);
+		write_checkpoint(source, 1);
+		int ranks = (int)test_int(1, source->config.heads < 8 ? source->config.heads : 8);
+		struct error err = {0};
+		struct load_case load = load_case(source, DTYPE_F32);
+		load.failing_rank = (int)test_int(0, ranks - 1);
+		load.unreadable = open("/proc/self/mem", O_RDONLY);
+		char rank[16], path[128];
+		snprintf(rank, sizeof rank, "rank %d: ", load.failing_rank);
+		snprintf(path, sizeof path, "%s/model.safetensors at byte ", source->folder);
+		CHECK(load.unreadable >= 0);
+		CHECK(fake_group_run(ranks, load_rank, &load, NULL, &err) == -1);
+		for (int r = 0; r < ranks; r++)
+			CHECK(load.results[r] == -1);
+		CHECK_MSG(strstr(err.message, rank) && strstr(err.message, path) &&
+			  strstr(err.message, "Input/output error"), "%s", err.message);
+		close(load.unreadable);
+		source_close(source);
+	}
+}
+
+/* ---- what the disk reads ----------------------------------------------------------------- */
+
+/* Bytes that this process made the system fetch from disks; -1 where it does not tell. */
+static long long bytes_fetched(void)
+{
+	char line[128];
+	long long bytes = -1;
+	FILE *file = fopen("/proc/self/io", "r");
+	while (file && fgets(line, sizeof line, file))
+		if (sscanf(line, "read_bytes: %lld", &bytes) == 1)
+			break;
+	if (file)
+		fclose(file);
+	return bytes;
+}
+
+/* Writes the file to its disk and makes the system forget it. Returns its size, or 0 where pages
+ * stay, as they do without a disk. */
+static long long forget_file(const char *path)
+{
+	struct stat info;
+	int fd = open(path, O_RDONLY);
+	long long size = fd < 0 || fstat(fd, &info) ? 0 : (long long)info.st_size;
+	if (!size || fsync(fd) || posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED)) {
+		close(fd);
+		return 0;
+	}
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = ((size_t)size + page - 1) / page, left = 0;
+	unsigned char *there = calloc(pages, 1);
+	void *map = mmap(NULL, (size_t)size, PROT_READ, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED || mincore(map, (size_t)size, there))
+		left = pages;
+	for (size_t i = 0; i < pages; i++)
+		left += there[i] & 1;
+	if (map != MAP_FAILED)
+		munmap(map, (size_t)size);
+	free(there);
+	close(fd);
+	return left ? 0 : size;
+}
+
+/* Ranks that share every page of their columns make the disk read each page once. */
+static void ranks_fetch_each_page_once(void)
+{
+	static const int ranks[] = {1, 2, 4, 7};
+	struct source *source = source_make();
+	char path[128];
+	source->config = (struct model_config){
+		.vocab = 2000, .hidden = 1024, .intermediate = 2816, .layers = 3, .heads = 16,
+		.kv_heads = 16, .head_dim = 64, .dtype = DTYPE_F16,
+	};
+	fill_tensors(source, false);
+	write_checkpoint(source, 1);
+	snprintf(path, sizeof path, "%s/model.safetensors", source->folder);
+	for (size_t i = 0; i < sizeof ranks / sizeof ranks[0]; i++) {
+		struct error err = {0};
+		struct load_case load = load_case(source, DTYPE_F16);
+		long long size = forget_file(path), before = bytes_fetched();
+		if (!size || before < 0) {
+			SKIP("%s", size ? "the system does not count what disks read"
+					: "no disk holds the temporary folder");
+			break;
+		}
+		CHECK_MSG(fake_group_run(ranks[i], load_rank, &load, NULL, &err) == 0, "%s", err.message);
+		long long fetched = bytes_fetched() - before;
+		CHECK_MSG(fetched > size / 10 * 9 && fetched < size + (1 << 20),
+			  "%d ranks made the disk read %lld bytes of a file of %lld", ranks[i], fetched,
+			  size);
+	}
+	source_close(source);
+}
+
 int main(void)
 {
 	RUN(random_models_in_parts);
-	RUN(tensors_beyond_a_piece);
+	RUN(tensors_beyond_a_part);
+	RUN(rows_beyond_a_part);
+	RUN(read_errors_reach_all_ranks);
+	RUN(ranks_fetch_each_page_once);
 	RUN(failures_reach_all_ranks);
 	TEST_END();
 }

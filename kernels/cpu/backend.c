@@ -285,6 +285,7 @@ static int cpu_poke(struct backend *base, enum backend_buffer buffer, const floa
 static const struct backend_ops cpu_ops = {
 	.name = "cpu",
 	.close = cpu_close,
+	.lend = cpu_lend,
 	.load = cpu_load,
 	.load_random = cpu_load_random,
 	.load_end = cpu_load_end,

@@ -116,6 +116,7 @@ static inline char *cpu_cache_tile(const struct cpu_backend *b, char *cache, int
 }
 
 /* The blocks of backend.h. */
+int cpu_lend(struct backend *, struct tensor_part *, struct error *err);
 int cpu_load(struct backend *, const struct tensor_part *, struct error *err);
 int cpu_load_random(struct backend *, uint64_t seed, struct error *err);
 int cpu_embed(struct backend *, struct error *err);

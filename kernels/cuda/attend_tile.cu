@@ -4,9 +4,9 @@
  * A block takes ATTEND_TILE tokens of one sequence and one query head, and walks over the
  * context in tiles of as many keys: scores, running softmax and weighted values stay in
  * registers (Dao 2022), keys and values come through shared memory, the next tile on its way
- * while this one is used. A warp owns 16 of the tokens. Products are mma.m16n8k16 with float32
- * sums; the weights of the softmax are rounded to the model's type between the two products,
- * as are the queries before. Every order is fixed.
+ * while this one is used. A warp owns 16 of the tokens. Products are mma.m16n8k16, or on Hopper
+ * wgmma, with float32 sums; the weights of the softmax are rounded to the model's type between the
+ * two products, as are the queries before. Every order is fixed.
  */
 #include "kernels/cuda/internal.cuh"
 #include "kernels/cuda/tensor.cuh"
@@ -25,30 +25,285 @@ struct tile_parameters {
 	float scale;		/* of q·k, times log2(e) */
 };
 
-/* Starts the copy of keys and values of positions [start, start + KEYS), zeros from `end` on. */
-template <typename W, int D>
-__device__ __forceinline__ void tile_copy(const struct tile_parameters &p, const int32_t *table, int kv_head,
-					  int start, int end, W (*keys)[D + SKEW], W (*values)[D + SKEW])
-{
-	const int pieces = p.head_stride / 8;
-	for (int i = (int)threadIdx.x; i < KEYS * pieces; i += THREADS) {
-		int row = i / pieces, column = i % pieces * 8, position = start + row;
-		bool there = position < end;
-		int block = there ? table[position / KV_BLOCK] : 0;
-		size_t from = (((size_t)block * p.kv_heads + kv_head) * KV_BLOCK + position % KV_BLOCK) *
-			      p.head_stride + column;
-		copy_piece(&keys[row][column], (const W *)p.keys + from, there);
-		copy_piece(&values[row][column], (const W *)p.values + from, there);
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HAVE_WGMMA true
+#else
+#define HAVE_WGMMA false
+#endif
+
+/* Whether all four warps take a product together (wgmma, sm_90a), which reads keys and values from
+ * shared memory once for 64 tokens, not once for 16: 125 us against 247 for a prompt of 2,048 with 32
+ * heads on an H200. Not for heads of up to 64: there ptxas (CUDA 13.0) puts the query and the
+ * weights, both first operands of one shape, into the same registers, and loses the query. */
+template <int D> constexpr bool WIDE_PRODUCTS = HAVE_WGMMA && D == 128;
+
+/* Keys or values of KEYS positions. For products of one warp, rows are skewed against conflicts of
+ * banks; for wide ones they lie as wgmma's 128-byte swizzle wants it: 64 elements of each row, row
+ * after row, the 16-byte piece i of row r in place i ^ r % 8; then the next 64. */
+template <typename W, int D, bool WIDE> struct tile_memory;
+
+template <typename W, int D> struct tile_memory<W, D, false> {
+	W data[KEYS][D + SKEW];
+	__device__ __forceinline__ void *place(int row, int column) { return &data[row][column]; }
+	__device__ __forceinline__ const W *place(int row, int column) const { return &data[row][column]; }
+};
+
+template <typename W, int D> struct tile_memory<W, D, true> {
+	W data[D / 64][KEYS][64];
+	__device__ __forceinline__ void *place(int row, int column)
+	{
+		return &data[column / 64][row][(column / 8 % 8 ^ row % 8) * 8];
 	}
-	copy_commit();
+};
+
+/* Where the tiles begin. The swizzle goes by addresses: it wants a boundary of 1024 bytes. */
+template <typename W, int D, bool WIDE>
+__device__ __forceinline__ struct tile_memory<W, D, WIDE> *tile_memory_at(uint4 *shared)
+{
+	uint32_t past = WIDE ? (uint32_t)(-(int)shared_address(shared)) % 1024 : 0;
+	return (struct tile_memory<W, D, WIDE> *)((unsigned char *)shared + past);
+}
+
+/* What this thread's copies brought to shared memory is there for wgmma too. */
+__device__ __forceinline__ void before_wide_products(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+	asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+/* score += query · keys, for the 16 rows of a warp; lane's fragments as in tensor.cuh. */
+template <typename W, int D>
+__device__ __forceinline__ void tile_scores(float (&score)[KEYS / 8][4], const uint32_t (&query)[D / 16][4],
+					    const struct tile_memory<W, D, false> &keys, int head_stride, int lane)
+{
+#pragma unroll
+	for (int k = 0; k < D / 16; k++) {
+		if (k * 16 >= head_stride)
+			break;
+#pragma unroll
+		for (int n = 0; n < KEYS / 8; n += 2) {
+			uint32_t b[4];
+			load_matrices(b, keys.place(n * 8 + lane / 16 * 8 + lane % 8, k * 16 + lane / 8 % 2 * 8));
+			multiply(score[n], query[k], b[0], b[1], W());
+			multiply(score[n + 1], query[k], b[2], b[3], W());
+		}
+	}
+}
+
+/* out += weight · values. */
+template <typename W, int D>
+__device__ __forceinline__ void tile_values(float (&out)[D / 8][4], const uint32_t (&weight)[KEYS / 16][4],
+					    const struct tile_memory<W, D, false> &values, int head_stride, int lane)
+{
+#pragma unroll
+	for (int k = 0; k < KEYS / 16; k++)
+#pragma unroll
+		for (int n = 0; n < D / 8; n += 2) {
+			if (n * 8 >= head_stride)
+				break;
+			uint32_t b[4];
+			load_matrices_turned(b, values.place(k * 16 + lane / 8 % 2 * 8 + lane % 8,
+							     n * 8 + lane / 16 * 8));
+			multiply(out[n], weight[k], b[0], b[1], W());
+			multiply(out[n + 1], weight[k], b[2], b[3], W());
+		}
+}
+
+#if HAVE_WGMMA
+/* A matrix in shared memory as wgmma wants it told: groups of 8 rows of 128 bytes are `down` bytes apart,
+ * and columns of 64 elements `across` bytes, where the product reads more than one. */
+__device__ __forceinline__ uint64_t describe(const void *at, int across, int down)
+{
+	return (uint64_t)((shared_address(at) & 0x3ffff) >> 4) | (uint64_t)(across >> 4) << 16 |
+	       (uint64_t)(down >> 4) << 32 | (uint64_t)1 << 62;
+}
+
+/* The same with four warps at a time: d += a b, 64 x 16 by 16 x N. A warp has 16 rows of a and d. The
+ * numbers stay under way until wide_wait. */
+template <int TURNED>
+__device__ __forceinline__ void wide_multiply(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b, __nv_bfloat16)
+{
+	asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+		     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+		     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+		     "{%32, %33, %34, %35}, %36, 1, 1, 1, %37;"
+		     : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]),
+		       "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
+		       "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
+		       "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
+		       "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]),
+		       "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+		       "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]),
+		       "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
+		     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(TURNED));
+}
+
+template <int TURNED>
+__device__ __forceinline__ void wide_multiply(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b, __nv_bfloat16)
+{
+	asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+		     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+		     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+		     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+		     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+		     "{%64, %65, %66, %67}, %68, 1, 1, 1, %69;"
+		     : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]),
+		       "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
+		       "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
+		       "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
+		       "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]),
+		       "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+		       "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]),
+		       "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3]),
+		       "+f"(d[8][0]), "+f"(d[8][1]), "+f"(d[8][2]), "+f"(d[8][3]),
+		       "+f"(d[9][0]), "+f"(d[9][1]), "+f"(d[9][2]), "+f"(d[9][3]),
+		       "+f"(d[10][0]), "+f"(d[10][1]), "+f"(d[10][2]), "+f"(d[10][3]),
+		       "+f"(d[11][0]), "+f"(d[11][1]), "+f"(d[11][2]), "+f"(d[11][3]),
+		       "+f"(d[12][0]), "+f"(d[12][1]), "+f"(d[12][2]), "+f"(d[12][3]),
+		       "+f"(d[13][0]), "+f"(d[13][1]), "+f"(d[13][2]), "+f"(d[13][3]),
+		       "+f"(d[14][0]), "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]),
+		       "+f"(d[15][0]), "+f"(d[15][1]), "+f"(d[15][2]), "+f"(d[15][3])
+		     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(TURNED));
+}
+
+template <int TURNED>
+__device__ __forceinline__ void wide_multiply(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b, __half)
+{
+	asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
+		     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+		     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+		     "{%32, %33, %34, %35}, %36, 1, 1, 1, %37;"
+		     : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]),
+		       "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
+		       "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
+		       "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
+		       "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]),
+		       "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+		       "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]),
+		       "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
+		     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(TURNED));
+}
+
+template <int TURNED>
+__device__ __forceinline__ void wide_multiply(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b, __half)
+{
+	asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+		     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+		     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+		     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+		     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+		     "{%64, %65, %66, %67}, %68, 1, 1, 1, %69;"
+		     : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]),
+		       "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
+		       "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
+		       "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
+		       "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]),
+		       "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+		       "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]),
+		       "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3]),
+		       "+f"(d[8][0]), "+f"(d[8][1]), "+f"(d[8][2]), "+f"(d[8][3]),
+		       "+f"(d[9][0]), "+f"(d[9][1]), "+f"(d[9][2]), "+f"(d[9][3]),
+		       "+f"(d[10][0]), "+f"(d[10][1]), "+f"(d[10][2]), "+f"(d[10][3]),
+		       "+f"(d[11][0]), "+f"(d[11][1]), "+f"(d[11][2]), "+f"(d[11][3]),
+		       "+f"(d[12][0]), "+f"(d[12][1]), "+f"(d[12][2]), "+f"(d[12][3]),
+		       "+f"(d[13][0]), "+f"(d[13][1]), "+f"(d[13][2]), "+f"(d[13][3]),
+		       "+f"(d[14][0]), "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]),
+		       "+f"(d[15][0]), "+f"(d[15][1]), "+f"(d[15][2]), "+f"(d[15][3])
+		     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(TURNED));
+}
+
+__device__ __forceinline__ void wide_begin(void)
+{
+	asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+template <int N> __device__ __forceinline__ void wide_wait(float (&d)[N][4])
+{
+	asm volatile("wgmma.commit_group.sync.aligned;\n\twgmma.wait_group.sync.aligned 0;" ::: "memory");
+	/* The compiler is not to read them any earlier. */
+#pragma unroll
+	for (int i = 0; i < N; i++)
+		asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3]) :: "memory");
+}
+#endif
+
+template <typename W, int D>
+__device__ __forceinline__ void tile_scores(float (&score)[KEYS / 8][4], const uint32_t (&query)[D / 16][4],
+					    const struct tile_memory<W, D, true> &keys, int, int)
+{
+#if HAVE_WGMMA
+	wide_begin();
+#pragma unroll
+	for (int k = 0; k < D / 16; k++)
+		wide_multiply<0>(score, query[k], describe(&keys.data[k / 4][0][k % 4 * 16], 16, 1024), W());
+	wide_wait(score);
+#endif
 }
 
 template <typename W, int D>
-__global__ void __launch_bounds__(THREADS) attend_tile_kernel(const __grid_constant__ struct tile_parameters p)
+__device__ __forceinline__ void tile_values(float (&out)[D / 8][4], const uint32_t (&weight)[KEYS / 16][4],
+					    const struct tile_memory<W, D, true> &values, int, int)
 {
+#if HAVE_WGMMA
+	constexpr int across = (int)sizeof values.data[0];
+	wide_begin();
+#pragma unroll
+	for (int k = 0; k < KEYS / 16; k++)
+		wide_multiply<1>(out, weight[k], describe(&values.data[0][k * 16][0], across, 1024), W());
+	wide_wait(out);
+#endif
+}
+
+enum { KEY_BLOCKS = KEYS / KV_BLOCK };
+
+/* Blocks of the cache that hold positions [start, start + KEYS) as far as below `end`. */
+__device__ __forceinline__ void tile_blocks(const int32_t *table, int start, int end, int (&blocks)[KEY_BLOCKS])
+{
+#pragma unroll
+	for (int i = 0; i < KEY_BLOCKS; i++)
+		blocks[i] = start + i * KV_BLOCK < end ? table[start / KV_BLOCK + i] : 0;
+}
+
+/* Starts the copy of keys and values of positions [start, start + KEYS), which are in those blocks;
+ * zeros from `end` on. A thread copies the same 16 bytes of several rows. */
+template <typename W, int D, bool WIDE>
+__device__ __forceinline__ void tile_copy(const struct tile_parameters &p, const int (&blocks)[KEY_BLOCKS],
+					  int kv_head, int start, int end, struct tile_memory<W, D, WIDE> &keys,
+					  struct tile_memory<W, D, WIDE> &values)
+{
+	constexpr int ACROSS = D / 8, ROWS = THREADS / ACROSS; /* ROWS divides KV_BLOCK */
+	const int first = (int)threadIdx.x / ACROSS, column = (int)threadIdx.x % ACROSS * 8;
+	const size_t block_size = (size_t)p.kv_heads * KV_BLOCK * p.head_stride;
+	const size_t within = (size_t)(kv_head * KV_BLOCK + first) * p.head_stride + column;
+
+	if (column < p.head_stride)
+#pragma unroll
+		for (int i = 0; i < KEYS / ROWS; i++) {
+			int row = first + i * ROWS;
+			bool there = start + row < end;
+			size_t from = blocks[i * ROWS / KV_BLOCK] * block_size + within +
+				      (size_t)(i * ROWS % KV_BLOCK * p.head_stride);
+			copy_piece(keys.place(row, column), (const W *)p.keys + from, there);
+			copy_piece(values.place(row, column), (const W *)p.values + from, there);
+		}
+	copy_commit();
+}
+
+/* 2^x; 0 for what is too small for a normal number. */
+__device__ __forceinline__ float power_of_two(float x)
+{
+	float y;
+	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+	return y;
+}
+
+template <typename W, int D>
+__global__ void __launch_bounds__(THREADS, D == 128 ? 3 : 1) attend_tile_kernel(const __grid_constant__ struct tile_parameters p)
+{
+	constexpr bool WIDE = WIDE_PRODUCTS<D>;
 	extern __shared__ uint4 shared[];
-	W(*keys)[KEYS][D + SKEW] = (W(*)[KEYS][D + SKEW])shared;	 /* two tiles of keys, */
-	W(*values)[KEYS][D + SKEW] = keys + 2;				 /* two of values */
+	struct tile_memory<W, D, WIDE> *keys = tile_memory_at<W, D, WIDE>(shared), *values = keys + 2;
 	const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
 	const int kv_head = (int)blockIdx.y / p.group_max, member = (int)blockIdx.y % p.group_max;
 
@@ -66,12 +321,15 @@ __global__ void __launch_bounds__(THREADS) attend_tile_kernel(const __grid_const
 
 	/* Dimensions past the head's own stay zero: no copy touches them. */
 	if (p.head_stride < D) {
-		const int all = 4 * KEYS * (D + SKEW) * (int)sizeof(W) / 16;
+		const int all = 4 * (int)sizeof *keys / 16;
 		for (int i = (int)threadIdx.x; i < all; i += THREADS)
-			shared[i] = uint4();
+			((uint4 *)keys)[i] = uint4();
 		__syncthreads();
 	}
-	tile_copy<W, D>(p, table, kv_head, begin, end, keys[0], values[0]);
+	int blocks[KEY_BLOCKS]; /* one tile further than is being copied */
+	tile_blocks(table, begin, end, blocks);
+	tile_copy<W, D, WIDE>(p, blocks, kv_head, begin, end, keys[0], values[0]);
+	tile_blocks(table, begin + KEYS, end, blocks);
 
 	uint32_t query[D / 16][4];
 #pragma unroll
@@ -89,29 +347,18 @@ __global__ void __launch_bounds__(THREADS) attend_tile_kernel(const __grid_const
 	float out[D / 8][4] = {}, max[2] = {-INFINITY, -INFINITY}, sum[2] = {};
 	int stage = 0;
 	for (int start = begin; start < end; start += KEYS, stage ^= 1) {
-		/* An empty commit at the end keeps the count of groups right. */
-		if (start + KEYS < end)
-			tile_copy<W, D>(p, table, kv_head, start + KEYS, end, keys[stage ^ 1],
-					values[stage ^ 1]);
-		else
-			copy_commit();
-		copy_wait<1>();
-		__syncthreads();
+		copy_wait<0>();
+		if (WIDE)
+			before_wide_products();
+		__syncthreads(); /* the tile is there, and all are done with the one before */
+		if (start + KEYS < end) {
+			tile_copy<W, D, WIDE>(p, blocks, kv_head, start + KEYS, end, keys[stage ^ 1],
+					      values[stage ^ 1]);
+			tile_blocks(table, start + 2 * KEYS, end, blocks);
+		}
 
 		float score[KEYS / 8][4] = {};
-#pragma unroll
-		for (int k = 0; k < D / 16; k++) {
-			if (k * 16 >= p.head_stride)
-				break;
-#pragma unroll
-			for (int n = 0; n < KEYS / 8; n += 2) {
-				uint32_t b[4];
-				load_matrices(b, &keys[stage][n * 8 + lane / 16 * 8 + lane % 8]
-						      [k * 16 + lane / 8 % 2 * 8]);
-				multiply(score[n], query[k], b[0], b[1], W());
-				multiply(score[n + 1], query[k], b[2], b[3], W());
-			}
-		}
+		tile_scores<W, D>(score, query, keys[stage], p.head_stride, lane);
 		if (start + KEYS > first_position + warp * 16 || p.window > 0) {
 #pragma unroll
 			for (int n = 0; n < KEYS / 8; n++)
@@ -133,14 +380,14 @@ __global__ void __launch_bounds__(THREADS) attend_tile_kernel(const __grid_const
 			top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
 			/* A window may hide all keys so far. */
 			float base = top == -INFINITY ? 0.0f : top;
-			float factor = exp2f(max[h] - base);
+			float factor = power_of_two(max[h] - base);
 			max[h] = top;
 			sum[h] *= factor;
 #pragma unroll
 			for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
 				for (int e = 2 * h; e < 2 * h + 2; e++) {
-					score[n][e] = exp2f(score[n][e] - base);
+					score[n][e] = power_of_two(score[n][e] - base);
 					sum[h] += score[n][e];
 				}
 #pragma unroll
@@ -149,26 +396,14 @@ __global__ void __launch_bounds__(THREADS) attend_tile_kernel(const __grid_const
 				out[n][2 * h + 1] *= factor;
 			}
 		}
+		uint32_t weight[KEYS / 16][4];
 #pragma unroll
-		for (int k = 0; k < KEYS / 16; k++) {
-			uint32_t weight[4] = {
-				pack_pair(score[2 * k][0], score[2 * k][1], W()),
-				pack_pair(score[2 * k][2], score[2 * k][3], W()),
-				pack_pair(score[2 * k + 1][0], score[2 * k + 1][1], W()),
-				pack_pair(score[2 * k + 1][2], score[2 * k + 1][3], W()),
-			};
+		for (int k = 0; k < KEYS / 16; k++)
 #pragma unroll
-			for (int n = 0; n < D / 8; n += 2) {
-				if (n * 8 >= p.head_stride)
-					break;
-				uint32_t b[4];
-				load_matrices_turned(b, &values[stage][k * 16 + lane / 8 % 2 * 8 + lane % 8]
-							       [n * 8 + lane / 16 * 8]);
-				multiply(out[n], weight, b[0], b[1], W());
-				multiply(out[n + 1], weight, b[2], b[3], W());
-			}
-		}
-		__syncthreads(); /* before the copy after next overwrites this tile */
+			for (int i = 0; i < 4; i++)
+				weight[k][i] = pack_pair(score[2 * k + i / 2][i % 2 * 2],
+							 score[2 * k + i / 2][i % 2 * 2 + 1], W());
+		tile_values<W, D>(out, weight, values[stage], p.head_stride, lane);
 	}
 
 #pragma unroll
@@ -194,9 +429,12 @@ __global__ void __launch_bounds__(THREADS) attend_tile_kernel(const __grid_const
 	}
 }
 
+/* For either form: the host cannot tell which one a GPU's code has. */
 template <typename W, int D> static size_t tile_shared(void)
 {
-	return 4 * sizeof(W[KEYS][D + SKEW]);
+	size_t skewed = 4 * sizeof(struct tile_memory<W, D, false>);
+	size_t swizzled = 4 * sizeof(struct tile_memory<W, D, true>) + 1024;
+	return skewed > swizzled ? skewed : swizzled;
 }
 
 bool attend_tile_fits(const struct cuda_backend *b)

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/blocks.cuh"
 #include "kernels/cuda/internal.cuh"
+#include "runtime/base/thread.h"
 
 bool cuda_ok(const struct cuda_backend *b, struct error *err, cudaError_t status, const char *what)
 {
@@ -70,7 +71,8 @@ static int open_device(struct cuda_backend *b, struct error *err)
 	b->multiprocessors = properties.multiProcessorCount;
 	memcpy(b->uuid, &properties.uuid, sizeof b->uuid);
 	if (!cuda_ok(b, err, cudaFuncGetAttributes(&attributes, blocks_probe()), "looking for this GPU's kernels") ||
-	    !cuda_ok(b, err, cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "cudaStreamCreate"))
+	    !cuda_ok(b, err, cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "cudaStreamCreate") ||
+	    !cuda_ok(b, err, cudaStreamCreateWithFlags(&b->load_stream, cudaStreamNonBlocking), "cudaStreamCreate"))
 		return -1;
 	/* The kernels know how to wait for one another only where they were built for sm_90.
 	 * TPRUN_CUDA_OVERLAP=0 turns the overlap off, to measure what it brings. */
@@ -106,11 +108,9 @@ static int open_memory(struct cuda_backend *b, struct error *err)
 	    pin(b, (void **)&b->step_host, l->step_bytes, "cudaMallocHost for a step", err) ||
 	    pin(b, (void **)&b->request_host, l->request_bytes, "cudaMallocHost for requests", err) ||
 	    pin(b, (void **)&b->result_host, sizeof *b->result_host * (size_t)b->options.max_logit_rows,
-		"cudaMallocHost for candidates", err) ||
-	    pin(b, (void **)&b->staging[0], LOAD_STAGING, "cudaMallocHost for loading", err) ||
-	    pin(b, (void **)&b->staging[1], LOAD_STAGING, "cudaMallocHost for loading", err))
+		"cudaMallocHost for candidates", err))
 		return -1;
-	cudaEvent_t *events[] = {&b->staged[0], &b->staged[1], &b->step_copied, &b->requests_read};
+	cudaEvent_t *events[] = {&b->step_copied, &b->requests_read};
 	for (size_t i = 0; i < sizeof events / sizeof *events; i++)
 		if (!cuda_ok(b, err, cudaEventCreateWithFlags(events[i], cudaEventDisableTiming),
 			     "cudaEventCreate"))
@@ -130,22 +130,76 @@ static int open_memory(struct cuda_backend *b, struct error *err)
 	return 0;
 }
 
+/* What computing needs but loading does not. */
+static int open_libraries(struct cuda_backend *b, struct error *err)
+{
+	return open_cublas(b, err) || gemv_prepare(b, err) ||
+	       attend_tile_prepare(b, err) || attend_stream_prepare(b, err) ? -1 : 0;
+}
+
+/* ---- what is opened beside the loading ---------------------------------------------------------- */
+
+static void *opener_run(void *context)
+{
+	struct cuda_opener *opener = (struct cuda_opener *)context;
+	struct cuda_backend *b = opener->b;
+	opener->result = cuda_ok(b, &opener->err, cudaSetDevice(b->options.device), "cudaSetDevice")
+				 ? opener->open(b, &opener->err) : -1;
+	return NULL;
+}
+
+/* A rank on which the thread cannot start does it at once: the others may wait for it already. */
+static void opener_start(struct cuda_backend *b, struct cuda_opener *opener,
+			 int (*open)(struct cuda_backend *, struct error *err))
+{
+	opener->b = b;
+	opener->open = open;
+	opener->running = !thread_start(&opener->thread, opener_run, opener, "the backend", &opener->err);
+	if (!opener->running)
+		opener_run(opener);
+}
+
+/* Returns the opener's result, for err not NULL with its error. */
+static int opener_join(struct cuda_opener *opener, struct error *err)
+{
+	if (opener->running)
+		pthread_join(opener->thread, NULL);
+	opener->running = false;
+	if (opener->result && err)
+		*err = opener->err;
+	return opener->result;
+}
+
+static int backend_load_end(struct backend *base, struct error *err)
+{
+	struct cuda_backend *b = cuda_of(base);
+	const struct group *g = b->options.group;
+	int results[] = {weights_end(b, err), opener_join(&b->connection, err), opener_join(&b->libraries, err)};
+	int result = results[0] || results[1] || results[2] ? -1 : 0;
+	if (g && g->size > 1)
+		result = g->agree(g, result, err);
+	return result || reduce_end(b, err) ? -1 : 0;
+}
+
 static void backend_close(struct backend *base)
 {
 	struct cuda_backend *b = cuda_of(base);
 	if (!b)
 		return;
+	opener_join(&b->libraries, NULL);
+	opener_join(&b->connection, NULL);
 	if (b->stream)
 		cudaStreamSynchronize(b->stream);
+	weights_close(b);
 	step_close(b); /* graphs go before the communicator */
 	reduce_close(b);
 	if (b->cublas)
 		b->blas.destroy(b->cublas);
-	cudaEvent_t events[] = {b->staged[0], b->staged[1], b->step_copied, b->requests_read};
+	cudaEvent_t events[] = {b->step_copied, b->requests_read};
 	for (size_t i = 0; i < sizeof events / sizeof *events; i++)
 		if (events[i])
 			cudaEventDestroy(events[i]);
-	void *pinned[] = {b->step_host, b->request_host, b->result_host, b->staging[0], b->staging[1]};
+	void *pinned[] = {b->step_host, b->request_host, b->result_host};
 	for (size_t i = 0; i < sizeof pinned / sizeof *pinned; i++)
 		cudaFreeHost(pinned[i]);
 	cudaFree(b->weights);
@@ -153,6 +207,8 @@ static void backend_close(struct backend *base)
 	cudaFree(b->workspace);
 	if (b->stream)
 		cudaStreamDestroy(b->stream);
+	if (b->load_stream)
+		cudaStreamDestroy(b->load_stream);
 	cudaGetLastError(); /* closing tells of no errors; a later open must not find them */
 	free(b);
 }
@@ -252,7 +308,7 @@ static int backend_poke(struct backend *base, enum backend_buffer buffer, const 
 }
 
 static const struct backend_ops cuda_ops = {
-	"cuda", true, backend_close, weights_load, weights_load_random, weights_load_end,
+	"cuda", true, backend_close, weights_lend, weights_load, weights_load_random, backend_load_end,
 	step_begin, block_embed, block_qkv, block_attend, block_project_attention, block_gate_up,
 	block_project_mlp, block_logits, step_end,
 	candidates_run, backend_logit_row, backend_peek, backend_poke, probe_run,
@@ -282,16 +338,17 @@ int cuda_backend_open(struct backend **out, const struct backend_options *option
 		b->base.ops = &cuda_ops;
 		b->options = *options;
 		cuda_layout_plan(&b->layout, options, reduce_wanted(options->group));
-		result = check_options(options, err) || open_device(b, err) || open_memory(b, err) ||
-			 open_cublas(b, err) || gemv_prepare(b, err) || attend_tile_prepare(b, err) ||
-			 attend_stream_prepare(b, err) ? -1 : 0;
+		result = check_options(options, err) || open_device(b, err) ||
+			 open_memory(b, err) ? -1 : 0;
 	} else
 		result = error_memory(err, "the CUDA backend");
 	/* A rank that failed must not leave the others waiting for it in NCCL. */
 	if (g && g->size > 1)
 		result = g->agree(g, result, err);
-	if (result || reduce_open(b, err))
+	if (result || reduce_begin(b, err))
 		goto fail;
+	opener_start(b, &b->connection, reduce_connect);
+	opener_start(b, &b->libraries, open_libraries);
 	b->graphs_allowed = b->reduce != REDUCE_HOST;
 	*out = &b->base;
 	return 0;

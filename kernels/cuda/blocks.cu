@@ -33,11 +33,14 @@ static int product(struct cuda_backend *b, const void *weights, int rows, int co
 			 "cublasGemmEx") ? 0 : -1;
 }
 
-/* normed = RMSNorm(residual) of all tokens, unless that was done with the residual. */
+/* normed = RMSNorm(residual) of all tokens, unless that was done with the residual. A sum that the
+ * residual owes is taken along. */
 static int norm_tokens(struct cuda_backend *b, const float *norm, struct error *err)
 {
 	bool done = b->normed == norm;
 	b->normed = NULL;
+	if (b->residual.pending)
+		return peers_settle_norm(b, norm, err);
 	return done ? 0 : norm_launch(b, b->step.tokens, NULL, norm, err);
 }
 

@@ -36,7 +36,8 @@ int cuda_device_free_memory(int device, uint64_t *bytes, struct error *err);
 
 /* How a backend opened by cuda_backend_open adds up over the ranks: "none" (one rank), "nccl",
  * "nccl with symmetric windows", or "host" with the reason in brackets. Behind nccl stands whether
- * steps of few tokens go through the peers' memory, or what hinders. The backend's own. */
+ * steps of few tokens go through the peers' memory, or what hinders; all of it from load_end on. The
+ * backend's own. */
 const char *cuda_backend_reduce_name(const struct backend *);
 /* The versions of what such a backend runs on, as "CUDA 13.0 (driver 13.0), NCCL 2.28.3". */
 void cuda_backend_versions(const struct backend *, char *text, size_t room);

@@ -257,7 +257,7 @@ __global__ void __launch_bounds__(THREADS) residual_kernel(const __grid_constant
 			add_to(x[k], z[k]);
 			if (p.keep)
 				residual[i] = x[k];
-			squares += x[k].x * x[k].x + x[k].y * x[k].y + x[k].z * x[k].z + x[k].w * x[k].w;
+			squares += four_squares(x[k]);
 		});
 	}
 	if (!p.norm)

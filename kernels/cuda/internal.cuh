@@ -5,6 +5,7 @@
 #define TPRUN_CUDA_INTERNAL_CUH
 
 #include <cuda_runtime.h>
+#include <pthread.h>
 #include <stdint.h>
 
 #include "kernels/backend.h"
@@ -94,6 +95,25 @@ struct cuda_step {
 	struct cuda_rows attention, activation;
 };
 
+/* Two pinned buffers of LOAD_PART_BYTES, in turn, of one thread that loads. */
+struct load_lane {
+	unsigned char *data;
+	cudaEvent_t copied[2];
+	int next;
+};
+
+/* Something that a thread of its own opens while the weights are loaded. */
+struct cuda_opener {
+	struct cuda_backend *b;
+	int (*open)(struct cuda_backend *, struct error *err);
+	pthread_t thread;
+	bool running;
+	int result;
+	struct error err;
+};
+
+struct reduce_plan;
+
 struct cuda_backend {
 	struct backend base;
 	struct backend_options options;
@@ -114,10 +134,12 @@ struct cuda_backend {
 	/* Which biases were loaded; adding zeros would only cost time. */
 	bool has_qkv_bias, has_output_bias, has_gate_up_bias, has_down_bias;
 
-	/* load() */
-	unsigned char *staging[2];
-	cudaEvent_t staged[2];
-	int staging_next;
+	/* Loading, and what is opened beside it. */
+	struct load_lane lanes[LOAD_THREADS];
+	cudaStream_t load_stream;
+	bool loaded;
+	struct cuda_opener libraries, connection;
+	struct reduce_plan *plan;
 
 	/* The step. */
 	struct cuda_step step;
@@ -273,6 +295,8 @@ int gemv_launch(struct cuda_backend *, const struct gemv *, struct error *err);
  * `why` says why; that is no error. Collective. */
 int peers_open(struct cuda_backend *, char *why, size_t room, struct error *err);
 void peers_close(struct cuda_backend *);
+/* Whether the sums of a step of so many tokens go this way. */
+bool peers_serve(const struct cuda_backend *, int32_t tokens);
 /* Fails where a rank's part of a sum has not come in time. */
 int peers_check(struct cuda_backend *, struct error *err);
 /* Begins the step's next sum, which the kernel launched next must push. The residual owes it from
@@ -282,6 +306,8 @@ int peers_begin_sum(struct cuda_backend *, bool add, const float *bias, struct e
 int peers_push(struct cuda_backend *, const float *partial, struct error *err);
 /* Adds what the residual owes, if anything. */
 int peers_settle(struct cuda_backend *, struct error *err);
+/* The same where it owes something, and normed = RMSNorm(residual). */
+int peers_settle_norm(struct cuda_backend *, const float *norm, struct error *err);
 
 /* ---- attend.cu, attend_stream.cu, attend_tile.cu -------------------------------------------- */
 /* Each serves its part of the step's tokens, and launches nothing where it has none. */
@@ -328,13 +354,20 @@ int step_flush(struct cuda_backend *, struct error *err);
 void step_close(struct cuda_backend *);
 
 /* ---- weights.cu ----------------------------------------------------------------------------- */
+int weights_lend(struct backend *, struct tensor_part *, struct error *err);
 int weights_load(struct backend *, const struct tensor_part *, struct error *err);
 int weights_load_random(struct backend *, uint64_t seed, struct error *err);
-int weights_load_end(struct backend *, struct error *err);
+/* Waits for what is on its way, and gives the pinned memory back. */
+int weights_end(struct cuda_backend *, struct error *err);
+void weights_close(struct cuda_backend *);
 
 /* ---- reduce.cu ------------------------------------------------------------------------------ */
-/* Decides the path, the same on every rank, and opens the communicator. Collective. */
-int reduce_open(struct cuda_backend *, struct error *err);
+/* Decides the path, the same on every rank. Collective, like reduce_end. */
+int reduce_begin(struct cuda_backend *, struct error *err);
+/* Opens the communicator: of all ranks at a time, but of any thread. */
+int reduce_connect(struct cuda_backend *, struct error *err);
+/* Opens the paths that need both the communicator and the group. */
+int reduce_end(struct cuda_backend *, struct error *err);
 /* Whether there are sums to take: several ranks, or one that was told to use NCCL all the same. */
 bool reduce_wanted(const struct group *);
 void reduce_close(struct cuda_backend *);

@@ -57,6 +57,7 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 	uint64_t bytes = dtype_bytes(s->dtype), end = 0;
 	uint64_t tokens = (uint64_t)o->max_tokens, sequences = (uint64_t)o->max_sequences;
 	uint64_t few = tokens < GEMV_TOKENS ? tokens : GEMV_TOKENS;
+	uint64_t some = tokens < SMALL_TOKENS ? tokens : SMALL_TOKENS;
 	uint64_t rows = (uint64_t)o->max_logit_rows, stride = (uint64_t)l->hidden_stride;
 	uint64_t qkv = (uint64_t)l->qkv_stride * 4, gate_up = (uint64_t)l->gate_up_stride * bytes;
 
@@ -69,7 +70,7 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 	l->activation = take(&end, tokens * (uint64_t)l->activation_stride, bytes);
 	l->attention_wide = take(&end, few * (uint64_t)l->attention_stride, 4);
 	l->activation_wide = take(&end, few * (uint64_t)l->activation_stride, 4);
-	l->part = take(&end, sums ? few * stride : 0, 4);
+	l->part = take(&end, sums ? some * stride : 0, 4);
 	l->partial = take(&end, sums ? tokens * stride : 0, 4);
 	l->rope = take(&end, tokens * (uint64_t)(s->head_dim / 2), 8);
 	uint64_t splits = (uint64_t)(2 * ATTEND_WARPS / s->kv_heads) * (uint64_t)s->query_heads;

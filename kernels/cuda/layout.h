@@ -20,6 +20,7 @@ extern "C" {
 
 enum {
 	GEMV_TOKENS = 8,	  /* up to so many rows of input, the matrix-vector kernels run */
+	SMALL_TOKENS = 16,	  /* steps of up to so many are recorded, and may add through peers' memory */
 	ATTEND_HEADS = 4,	  /* query heads that one attention block serves */
 	ATTEND_BLOCKS = 512,	  /* the context is split until there are about so many blocks */
 	ATTEND_WARPS = 1024,	  /* contexts of many tokens are cut into about so many parts, and */
@@ -31,7 +32,6 @@ enum {
 	WINDOW_SMALL = 96 << 10,  /* sums over ranks of up to so many bytes go through the window, */
 	WINDOW_LARGE = 768 << 10, /* and those from here up to its size, which is */
 	WINDOW_MAX = 32 << 20,  /* no more than this */
-	LOAD_STAGING = 16 << 20,  /* bytes of each of the two pinned buffers of load() */
 };
 
 /* Offsets are bytes from the start of their allocation. */
@@ -65,7 +65,7 @@ struct cuda_layout {
 	/* The same two where the matrix-vector kernels read them as float: see gemv_wide. Rows of
 	 * their own, so that the padding of both stays zero. */
 	uint64_t attention_wide, activation_wide; /* float [few][...], few: up to GEMV_TOKENS */
-	uint64_t part;		/* float [few][hidden_stride], with sums only: see peers.cu */
+	uint64_t part;		/* float [up to SMALL_TOKENS][hidden_stride], with sums only: see peers.cu */
 	uint64_t partial;	/* dtype or float [max_tokens][hidden_stride], with sums only */
 	uint64_t rope;		/* cos and sin, float2 [max_tokens][head_dim / 2] */
 	/* Parts of a cut context: of attend.cu, [ATTEND_BLOCKS][ATTEND_HEADS], or of attend_stream.cu,

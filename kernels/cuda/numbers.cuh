@@ -194,6 +194,12 @@ __device__ __forceinline__ float block_sum(float x, float *scratch)
 	return sum;
 }
 
+/* Spelled out, for the same bits wherever the norm of many tokens is taken. */
+__device__ __forceinline__ float four_squares(float4 x)
+{
+	return fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, x.x * x.x)));
+}
+
 __device__ __forceinline__ float silu(float x)
 {
 	return __fdividef(x, 1.0f + __expf(-x));

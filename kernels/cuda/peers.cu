@@ -8,6 +8,7 @@
 
 enum {
 	THREADS = 256,
+	NORM_THREADS = 1024,
 	PATIENCE_S = 20, /* for a rank's part of a sum */
 	TRIAL_S = 3,	 /* the same while the mailboxes are tried out */
 	BOOT_ID = 40,
@@ -46,6 +47,42 @@ __global__ void settle_kernel(const __grid_constant__ struct peer_sum s, float *
 	*at = peer_residual<W>(s, peer_epoch(s), token, i, add ? at : NULL, bias);
 }
 
+/* The same, then normed = RMSNorm(residual). grid: tokens. */
+template <typename W>
+__global__ void __launch_bounds__(NORM_THREADS)
+settle_norm_kernel(const __grid_constant__ struct peer_sum s, float *residual, bool add, const float *bias,
+		   const float *norm, W *normed, int stride, int hidden, float epsilon)
+{
+	__shared__ float scratch[32], taken[NORM_THREADS];
+	allow_next();
+	wait_for_previous();
+	const int token = (int)blockIdx.x, at = (int)threadIdx.x, fours = stride / 4;
+	float4 *row = (float4 *)(residual + (size_t)token * stride);
+	const uint32_t epoch = peer_epoch(s);
+	float squares = 0;
+
+	/* Squares are added in the order of residual_kernel's THREADS, for the same bits. */
+	for (int first = 0; first < fours; first += NORM_THREADS) {
+		int i = first + at;
+		float4 x = make_float4(0, 0, 0, 0);
+		if (4 * i < hidden)
+			x = peer_residual<W>(s, epoch, token, i, add ? row + i : NULL, bias);
+		if (i < fours)
+			row[i] = x;
+		__syncthreads();
+		taken[at] = four_squares(x);
+		__syncthreads();
+		for (int k = at; at < THREADS && k < NORM_THREADS; k += THREADS)
+			squares += taken[k];
+	}
+	float scale = rsqrtf(block_sum(squares, scratch) / (float)hidden + epsilon);
+	for (int i = (int)threadIdx.x; i < fours; i += NORM_THREADS) {
+		float4 x = row[i], w = ((const float4 *)norm)[i];
+		store_four(normed + (size_t)token * stride + 4 * i,
+			   make_float4(x.x * scale * w.x, x.y * scale * w.y, x.z * scale * w.z, x.w * scale * w.w));
+	}
+}
+
 static dim3 grid_of(const struct cuda_backend *b, int tokens)
 {
 	return dim3((unsigned)tokens, (unsigned)((b->layout.hidden_stride / 4 + THREADS - 1) / THREADS));
@@ -73,6 +110,11 @@ static int settle(struct cuda_backend *b, int tokens, struct error *err)
 	});
 }
 
+bool peers_serve(const struct cuda_backend *b, int32_t tokens)
+{
+	return b->peers && tokens <= SMALL_TOKENS;
+}
+
 int peers_begin_sum(struct cuda_backend *b, bool add, const float *bias, struct error *err)
 {
 	struct residual_state *r = &b->residual;
@@ -83,7 +125,7 @@ int peers_begin_sum(struct cuda_backend *b, bool add, const float *bias, struct 
 	r->sum.index = r->sums++;
 	r->sum.rank = b->options.group->rank;
 	r->sum.ranks = b->options.group->size;
-	r->sum.tokens = GEMV_TOKENS;
+	r->sum.tokens = SMALL_TOKENS;
 	r->sum.row = b->layout.hidden_stride / 4 * (b->options.shape.dtype == DTYPE_F32 ? 2 : 1);
 	r->sum.late = b->late;
 	r->sum.patience = (uint32_t)((1000000000ull * PATIENCE_S) >> 20);
@@ -104,6 +146,19 @@ int peers_push(struct cuda_backend *b, const float *partial, struct error *err)
 int peers_settle(struct cuda_backend *b, struct error *err)
 {
 	return b->residual.pending ? settle(b, b->step.tokens, err) : 0;
+}
+
+int peers_settle_norm(struct cuda_backend *b, const float *norm, struct error *err)
+{
+	struct residual_state *r = &b->residual;
+	r->pending = false;
+	return for_dtype(b->options.shape.dtype, [&](auto w) {
+		typedef decltype(w) W;
+		return kernel_launch(b, err, "settle_norm_kernel", settle_norm_kernel<W>,
+				     dim3((unsigned)b->step.tokens), NORM_THREADS, 0, r->sum, r->at, r->add,
+				     r->bias, norm, at<W>(b, b->layout.normed), b->layout.hidden_stride,
+				     b->options.shape.hidden, (float)b->options.shape.norm_epsilon);
+	});
 }
 
 int peers_check(struct cuda_backend *b, struct error *err)
@@ -139,7 +194,7 @@ static void make_offer(struct cuda_backend *b, struct peer_offer *own)
 {
 	const struct group *g = b->options.group;
 	size_t row = (size_t)b->layout.hidden_stride * (b->options.shape.dtype == DTYPE_F32 ? 8 : 4);
-	size_t bytes = 2 * (size_t)g->size * GEMV_TOKENS * row, page = 2 << 20;
+	size_t bytes = 2 * (size_t)g->size * SMALL_TOKENS * row, page = 2 << 20;
 	FILE *file = fopen("/proc/sys/kernel/random/boot_id", "r");
 
 	memset(own, 0, sizeof *own);
@@ -260,12 +315,11 @@ int peers_open(struct cuda_backend *b, char *why, size_t room, struct error *err
 			return -1;
 	}
 	if (!why[0]) {
-		/* Nothing is being loaded yet. */
-		float *row = (float *)b->staging[0];
-		if ((size_t)b->options.shape.hidden * sizeof *row > LOAD_STAGING)
-			snprintf(own.why, sizeof own.why, "a hidden size of %d", (int)b->options.shape.hidden);
-		else if (try_sums(b, row, own.why, &trouble))
+		float *row = NULL;
+		if (!cuda_ok(b, &trouble, cudaMallocHost((void **)&row, (size_t)b->options.shape.hidden * sizeof *row),
+			     "cudaMallocHost") || try_sums(b, row, own.why, &trouble))
 			snprintf(own.why, sizeof own.why, "%.*s", REASON - 1, trouble.message);
+		cudaFreeHost(row);
 		if (share_offers(g, &own, offers, why, room, err))
 			return -1;
 	}

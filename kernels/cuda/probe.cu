@@ -190,7 +190,7 @@ static int probe_reduce(struct cuda_backend *b, struct stopwatch *watch, size_t 
 	memset(&b->step, 0, sizeof b->step);
 	b->step.tokens = (int32_t)tokens;
 	b->step.epoch = at<uint32_t>(b, b->layout.step);
-	b->step.through_peers = b->peers && gemv_fits(b, b->step.tokens, b->layout.hidden_stride);
+	b->step.through_peers = peers_serve(b, b->step.tokens);
 
 	bool is_float;
 	void *buffer = reduce_buffer(b, &is_float);

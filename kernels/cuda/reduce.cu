@@ -155,19 +155,16 @@ static int nccl_open(struct cuda_backend *b, const struct reduce_plan *plan, str
 
 	if (!nccl_ok(b, err, comm_open(b, &plan->id), "ncclCommInitRank") ||
 	    !nccl_ok(b, err, b->nccl.mem_alloc(&b->window_buffer, bytes), "ncclMemAlloc") ||
-	    !cuda_ok(b, err, cudaMemsetAsync(b->window_buffer, 0, bytes, b->stream), "cudaMemsetAsync"))
+	    !cuda_ok(b, err, cudaMemsetAsync(b->window_buffer, 0, bytes, b->load_stream), "cudaMemsetAsync"))
 		return -1;
 #if HAVE_WINDOWS
 	int version = 0;
 	if (!nccl_ok(b, err, b->nccl.get_version(&version), "ncclGetVersion"))
 		return -1;
-	if (version >= NCCL_VERSION(2, 27, 0) && b->nccl.window_register && b->nccl.window_deregister) {
-		if (!nccl_ok(b, err, b->nccl.window_register(b->comm, b->window_buffer, bytes, &b->window,
-							     NCCL_WIN_COLL_SYMMETRIC), "ncclCommWindowRegister"))
-			return -1;
-		if (b->window)
-			strcat(b->reduce_name, " with symmetric windows");
-	}
+	if (version >= NCCL_VERSION(2, 27, 0) && b->nccl.window_register && b->nccl.window_deregister &&
+	    !nccl_ok(b, err, b->nccl.window_register(b->comm, b->window_buffer, bytes, &b->window,
+						     NCCL_WIN_COLL_SYMMETRIC), "ncclCommWindowRegister"))
+		return -1;
 #endif
 	return 0;
 }
@@ -187,38 +184,50 @@ static int add_peers(struct cuda_backend *b, bool needed, struct error *err)
 	return 0;
 }
 
-int reduce_open(struct cuda_backend *b, struct error *err)
+int reduce_begin(struct cuda_backend *b, struct error *err)
 {
 	const struct group *g = b->options.group;
-	struct reduce_plan plan;
-	int result;
 
 	b->reduce = REDUCE_NONE;
 	strcpy(b->reduce_name, "none");
 	if (!reduce_wanted(g))
 		return 0;
-	if (g->agree(g, plan_reduce(b, &plan, err), err) || g->broadcast(g, &plan, sizeof plan, 0, err))
+	b->plan = (struct reduce_plan *)calloc(1, sizeof *b->plan);
+	if (g->agree(g, b->plan ? 0 : error_memory(err, "the plan of sums over the ranks"), err) ||
+	    g->agree(g, plan_reduce(b, b->plan, err), err) ||
+	    g->broadcast(g, b->plan, sizeof *b->plan, 0, err))
 		return -1;
-	b->reduce = (enum reduce_path)plan.path;
-	memcpy(b->reduce_name, plan.name, sizeof plan.name);
+	b->reduce = (enum reduce_path)b->plan->path;
+	memcpy(b->reduce_name, b->plan->name, sizeof b->plan->name);
+	return 0;
+}
+
+int reduce_connect(struct cuda_backend *b, struct error *err)
+{
+	size_t bytes = (size_t)b->options.max_tokens * (size_t)b->layout.hidden_stride * 4;
+
 #ifdef TPRUN_NCCL
 	if (b->reduce == REDUCE_NCCL)
-		result = nccl_open(b, &plan, err);
-	else
+		return nccl_open(b, b->plan, err);
 #endif
-	{
-		size_t bytes = (size_t)b->options.max_tokens * (size_t)b->layout.hidden_stride * 4;
-		result = cuda_ok(b, err, cudaMallocHost((void **)&b->reduce_host, bytes),
-				 "cudaMallocHost for sums over the ranks") ? 0 : -1;
-	}
-	if (g->agree(g, result, err))
-		return -1;
-	return plan.peers ? add_peers(b, plan.peers_only, err) : 0;
+	return b->reduce == REDUCE_NONE ||
+	       cuda_ok(b, err, cudaMallocHost((void **)&b->reduce_host, bytes),
+		       "cudaMallocHost for sums over the ranks") ? 0 : -1;
+}
+
+int reduce_end(struct cuda_backend *b, struct error *err)
+{
+#if defined(TPRUN_NCCL) && HAVE_WINDOWS
+	if (b->window)
+		strcat(b->reduce_name, " with symmetric windows");
+#endif
+	return b->plan && b->plan->peers ? add_peers(b, b->plan->peers_only, err) : 0;
 }
 
 void reduce_close(struct cuda_backend *b)
 {
 	peers_close(b);
+	free(b->plan);
 	cudaFreeHost(b->reduce_host);
 #ifdef TPRUN_NCCL
 #if HAVE_WINDOWS

@@ -12,7 +12,7 @@
 
 /* Contexts of a step count as the next power of two from this on. Each such form costs one step
  * unrecorded and one recording; parts of a context that turn out empty cost next to nothing. */
-enum { CONTEXT_MIN = 256, SPLIT_MIN = 32 };
+enum { CONTEXT_MIN = 256, SPLIT_MIN = 32, CONTEXT_WHOLE = 1024 };
 
 static int check_step(const struct cuda_backend *b, const struct step *s, struct error *err)
 {
@@ -132,7 +132,11 @@ static void pack_attention(struct cuda_backend *b, const struct step *s, size_t 
 			tile->sequence = i;
 		}
 	}
-	if (d->single_count && attend_stream_fits(b) && s->tokens > GEMV_TOKENS)
+	/* Pieces differ from step to step and cannot be recorded: of few tokens only long contexts are
+	 * worth it, and of very few none. */
+	bool cut = s->tokens > SMALL_TOKENS ||
+		   (s->tokens > GEMV_TOKENS && d->table_stride > CONTEXT_WHOLE / KV_BLOCK);
+	if (d->single_count && attend_stream_fits(b) && cut)
 		pack_pieces(b, s, single, used);
 }
 
@@ -168,7 +172,7 @@ static int pack_step(struct cuda_backend *b, const struct step *s, struct error 
 	const int32_t *epoch;
 	*pack(b, &used, 1, &epoch) = (int32_t)b->epoch;
 	d->epoch = (const uint32_t *)epoch;
-	d->through_peers = b->peers && gemv_fits(b, d->tokens, l->hidden_stride);
+	d->through_peers = peers_serve(b, d->tokens);
 	pack_copy(b, &used, tokens, s->token_ids, &d->ids);
 	pack_copy(b, &used, tokens, s->positions, &d->positions);
 	int32_t *sequence_of = pack(b, &used, tokens, &d->sequence_of);
@@ -260,8 +264,8 @@ int step_begin(struct backend *base, const struct step *s, struct error *err)
 	    !cuda_ok(b, err, cudaEventSynchronize(b->step_copied), "waiting for the step before") ||
 	    pack_step(b, s, err))
 		return -1;
-	if (!b->graphs_allowed || s->tokens != s->sequences || s->tokens > GEMV_TOKENS ||
-	    s->logit_rows > GEMV_TOKENS)
+	if (!b->graphs_allowed || s->tokens != s->sequences || s->tokens > SMALL_TOKENS ||
+	    s->logit_rows > SMALL_TOKENS || b->step.piece_count)
 		return 0;
 
 	struct graph_entry *e = find_graph(b);

@@ -1,31 +1,32 @@
 /*
  * weights.cu - filling the weights, from a file's parts or from a formula.
  *
- * Parts pass through two pinned buffers in turn, so that the caller reads the next part while
- * this one is on its way to the device.
+ * Every thread that loads has a lane of two pinned buffers in turn: it fills one while the other is
+ * on its way to the device.
  */
-#include <string.h>
-
 #include "kernels/cuda/internal.cuh"
 #include "kernels/random_weight.h"
 
 static void note_bias(struct cuda_backend *b, enum backend_tensor tensor)
 {
+	bool *has;
 	switch (tensor) {
 	case TENSOR_QUERY_BIAS:
 	case TENSOR_KEY_BIAS:
-	case TENSOR_VALUE_BIAS: b->has_qkv_bias = true; break;
-	case TENSOR_OUTPUT_BIAS: b->has_output_bias = true; break;
+	case TENSOR_VALUE_BIAS: has = &b->has_qkv_bias; break;
+	case TENSOR_OUTPUT_BIAS: has = &b->has_output_bias; break;
 	case TENSOR_GATE_BIAS:
-	case TENSOR_UP_BIAS: b->has_gate_up_bias = true; break;
-	case TENSOR_DOWN_BIAS: b->has_down_bias = true; break;
-	default: break;
+	case TENSOR_UP_BIAS: has = &b->has_gate_up_bias; break;
+	case TENSOR_DOWN_BIAS: has = &b->has_down_bias; break;
+	default: return;
 	}
+	__atomic_store_n(has, true, __ATOMIC_RELAXED); /* several threads load */
 }
 
-int weights_load(struct backend *base, const struct tensor_part *part, struct error *err)
+/* Where a part goes, and the bytes from a row there to the next. */
+static int find_target(struct cuda_backend *b, const struct tensor_part *part, unsigned char **target,
+		       size_t *pitch, struct error *err)
 {
-	struct cuda_backend *b = cuda_of(base);
 	const struct backend_shape *s = &b->options.shape;
 	struct cuda_place place;
 
@@ -33,51 +34,69 @@ int weights_load(struct backend *base, const struct tensor_part *part, struct er
 		return error_run(err, "tensor %d of layer %d has no place in this model",
 				 (int)part->tensor, (int)part->layer);
 	enum dtype dtype = place.matrix ? s->dtype : DTYPE_F32;
-	size_t bytes = dtype_bytes(dtype), width = (size_t)part->columns * bytes;
-	if (part->dtype != dtype || part->row < 0 || part->rows < 0 || part->column < 0 ||
-	    part->columns < 0 || part->rows > place.rows - part->row ||
+	size_t bytes = dtype_bytes(dtype);
+	if (part->dtype != dtype || part->row < 0 || part->rows < 1 || part->column < 0 ||
+	    part->columns < 1 || part->rows > place.rows - part->row ||
 	    part->columns > place.columns - part->column)
 		return error_run(err, "tensor %d of layer %d: rows %d+%d, columns %d+%d of %s do not fit "
 				 "%d x %d of %s", (int)part->tensor, (int)part->layer, (int)part->row,
 				 (int)part->rows, (int)part->column, (int)part->columns,
 				 dtype_name(part->dtype), (int)place.rows, (int)place.columns,
 				 dtype_name(dtype));
-	if (!part->rows || !part->columns)
-		return 0;
-	if (!b->staging[0])
-		return error_run(err, "weights were loaded already");
-	note_bias(b, part->tensor);
+	*pitch = (size_t)place.stride * bytes;
+	*target = b->weights + place.offset + (size_t)part->row * *pitch + (size_t)part->column * bytes;
+	return 0;
+}
 
-	/* As many rows at a time as the buffer holds, or pieces of a row that is longer still. */
-	size_t rows_at_once = width < LOAD_STAGING ? (size_t)LOAD_STAGING / width : 1;
-	size_t width_at_once = width < LOAD_STAGING ? width : (size_t)LOAD_STAGING;
-	size_t pitch = (size_t)place.stride * bytes;
-	unsigned char *target = b->weights + place.offset + (size_t)part->row * pitch +
-				(size_t)part->column * bytes;
-	for (size_t row = 0; row < (size_t)part->rows; row += rows_at_once)
-		for (size_t start = 0; start < width; start += width_at_once) {
-			size_t rows = (size_t)part->rows - row, run = width - start;
-			rows = rows < rows_at_once ? rows : rows_at_once;
-			run = run < width_at_once ? run : width_at_once;
-			int k = b->staging_next;
-			b->staging_next ^= 1;
-			if (!cuda_ok(b, err, cudaEventSynchronize(b->staged[k]), "loading weights"))
-				return -1;
-			const unsigned char *from = (const unsigned char *)part->data +
-						    row * part->row_stride + start;
-			if (part->row_stride == run)
-				memcpy(b->staging[k], from, rows * run);
-			else
-				for (size_t i = 0; i < rows; i++)
-					memcpy(b->staging[k] + i * run, from + i * part->row_stride, run);
-			if (!cuda_ok(b, err,
-				     cudaMemcpy2DAsync(target + row * pitch + start, pitch, b->staging[k], run,
-						       run, rows, cudaMemcpyHostToDevice, b->stream),
-				     "cudaMemcpy2DAsync") ||
-			    !cuda_ok(b, err, cudaEventRecord(b->staged[k], b->stream), "cudaEventRecord"))
-				return -1;
-		}
-	b->plain_next = true;
+/* A lane's memory is taken by the thread that will use it, side by side with the others. */
+static int open_lane(struct cuda_backend *b, struct load_lane *lane, struct error *err)
+{
+	for (int k = 0; k < 2; k++)
+		if (!lane->copied[k] &&
+		    !cuda_ok(b, err, cudaEventCreateWithFlags(&lane->copied[k], cudaEventDisableTiming),
+			     "cudaEventCreate"))
+			return -1;
+	return lane->data || cuda_ok(b, err, cudaMallocHost((void **)&lane->data, 2 * (size_t)LOAD_PART_BYTES),
+				     "cudaMallocHost for loading") ? 0 : -1;
+}
+
+int weights_lend(struct backend *base, struct tensor_part *part, struct error *err)
+{
+	struct cuda_backend *b = cuda_of(base);
+	unsigned char *target = NULL;
+	size_t pitch = 0, width = (size_t)part->columns * dtype_bytes(part->dtype);
+
+	if (find_target(b, part, &target, &pitch, err))
+		return -1;
+	if (b->loaded)
+		return error_run(err, "weights were loaded already");
+	if (part->thread < 0 || part->thread >= LOAD_THREADS || width * (size_t)part->rows > LOAD_PART_BYTES)
+		return error_run(err, "a part of %d rows and %d columns, loaded by thread %d, is too large",
+				 (int)part->rows, (int)part->columns, part->thread);
+	struct load_lane *lane = &b->lanes[part->thread];
+	if (!cuda_ok(b, err, cudaSetDevice(b->options.device), "cudaSetDevice") || open_lane(b, lane, err) ||
+	    !cuda_ok(b, err, cudaEventSynchronize(lane->copied[lane->next]), "loading weights"))
+		return -1;
+	part->data = lane->data + (size_t)lane->next * LOAD_PART_BYTES;
+	part->row_stride = width;
+	return 0;
+}
+
+int weights_load(struct backend *base, const struct tensor_part *part, struct error *err)
+{
+	struct cuda_backend *b = cuda_of(base);
+	struct load_lane *lane = &b->lanes[part->thread];
+	unsigned char *target = NULL;
+	size_t pitch = 0;
+
+	if (find_target(b, part, &target, &pitch, err) ||
+	    !cuda_ok(b, err, cudaMemcpy2DAsync(target, pitch, part->data, part->row_stride, part->row_stride,
+					       (size_t)part->rows, cudaMemcpyHostToDevice, b->load_stream),
+		     "cudaMemcpy2DAsync") ||
+	    !cuda_ok(b, err, cudaEventRecord(lane->copied[lane->next], b->load_stream), "cudaEventRecord"))
+		return -1;
+	lane->next ^= 1;
+	note_bias(b, part->tensor);
 	return 0;
 }
 
@@ -143,18 +162,29 @@ int weights_load_random(struct backend *base, uint64_t seed, struct error *err)
 		for (int tensor = 0; tensor < TENSOR_KINDS; tensor++)
 			if (fill_random(b, seed, (enum backend_tensor)tensor, layer, err))
 				return -1;
-	return 0;
+	/* Parts that are loaded on top come by another stream. */
+	b->plain_next = true;
+	return cuda_ok(b, err, cudaStreamSynchronize(b->stream), "random weights") ? 0 : -1;
 }
 
-int weights_load_end(struct backend *base, struct error *err)
+int weights_end(struct cuda_backend *b, struct error *err)
 {
-	struct cuda_backend *b = cuda_of(base);
-	if (!cuda_ok(b, err, cudaStreamSynchronize(b->stream), "loading weights"))
-		return -1;
-	for (int k = 0; k < 2; k++) {
-		if (b->staging[k] && !cuda_ok(b, err, cudaFreeHost(b->staging[k]), "cudaFreeHost"))
-			return -1;
-		b->staging[k] = NULL;
+	int result = cuda_ok(b, err, cudaStreamSynchronize(b->load_stream), "loading weights") ? 0 : -1;
+	weights_close(b);
+	b->loaded = b->plain_next = true;
+	return result;
+}
+
+void weights_close(struct cuda_backend *b)
+{
+	if (b->load_stream)
+		cudaStreamSynchronize(b->load_stream); /* what was lent may be on its way */
+	for (int i = 0; i < LOAD_THREADS; i++) {
+		struct load_lane *lane = &b->lanes[i];
+		for (int k = 0; k < 2; k++)
+			if (lane->copied[k])
+				cudaEventDestroy(lane->copied[k]);
+		cudaFreeHost(lane->data);
+		*lane = {};
 	}
-	return 0;
 }

@@ -2,10 +2,13 @@
  * weights.h - a checkpoint's files, and the way of each rank's part into its backend.
  *
  * A checkpoint is model.safetensors, or shards with model.safetensors.index.json. Opening reads
- * the headers alone and checks everything that can be known from them. Loading reads the part
- * that a rank needs in large runs: rows of column-parallel tensors are contiguous; of a
- * row-parallel tensor (OUTPUT, DOWN) each rank reads a contiguous 1/N of the rows and the ranks
- * exchange the column slices, so that no byte is read twice and no read is small.
+ * the headers alone and checks everything that can be known from them. Loading reads the part that
+ * a rank needs, and no more, on several threads straight into memory that the backend lends. Rows
+ * of column-parallel tensors are contiguous; of a row-parallel tensor (OUTPUT, DOWN) a rank reads
+ * its columns of every row. No two ranks read the same bytes then, but where they hold the same
+ * heads; the pages that the bytes lie in are read from the disk once for all ranks of a node,
+ * because the ranks keep together to within a few layers (LAYERS_AHEAD) while the system's cache
+ * holds what one of them has read.
  */
 #ifndef TPRUN_MODEL_WEIGHTS_H
 #define TPRUN_MODEL_WEIGHTS_H
@@ -32,23 +35,25 @@ enum dtype checkpoint_dtype(const struct checkpoint *);
  * equal to the embedding it is ignored, and otherwise opening fails. */
 uint64_t checkpoint_bytes(const struct checkpoint *);
 
-/* What is read, exchanged and handed to the backend at once, unless one row is longer. */
-enum { WEIGHTS_PIECE_BYTES = 16 << 20 };
-
 struct weights_progress {
 	void (*report)(void *context, uint64_t done, uint64_t total); /* bytes of this rank */
 	void *context;
 };
 
-/* Collective over shard->ranks == group->size ranks: reads this rank's part into the backend
- * (not calling load_end), matrices converted to `dtype` and vectors to float32. Every rank
- * returns the same result; a rank that can't read is named in the error by group->agree.
- * `progress` may be NULL. Adds the bytes this rank read from files to *bytes_read. Takes a few
- * times WEIGHTS_PIECE_BYTES of memory while it runs. */
+struct weights_options {
+	enum dtype dtype; /* of the backend's matrices; vectors become float32 */
+	int threads;	  /* that read: no more than this rank has cores */
+	const struct weights_progress *progress; /* or NULL */
+};
+
+/* Collective over the ranks of `group`: reads this rank's part into the backend, not calling
+ * load_end. Every rank returns the same result; a rank that can't read is named in the error by
+ * group->agree, which is called after every layer. Adds the bytes that this rank read from files to
+ * *bytes_read. Takes LOAD_PART_BYTES of memory for each thread while it runs, where types are
+ * converted, and what the backend lends. */
 int weights_load(struct checkpoint *, const struct model_config *, const struct shard *,
-		 enum dtype dtype, const struct group *, struct backend *,
-		 const struct weights_progress *progress, uint64_t *bytes_read,
-		 struct error *err);
+		 const struct group *, struct backend *, const struct weights_options *,
+		 uint64_t *bytes_read, struct error *err);
 
 /* The name of a tensor in a checkpoint, as "model.layers.3.mlp.up_proj.weight", into
  * name[size]. */

@@ -38,9 +38,9 @@ static void run_steps(struct outcome *out, const struct backend_options *options
 	CHECK_OK(cuda_backend_open(&b, options, &err), &err);
 	if (!b)
 		return;
-	snprintf(out->reduce_name, sizeof out->reduce_name, "%s", cuda_backend_reduce_name(b));
 	CHECK_OK(b->ops->load_random(b, seed, &err), &err);
 	CHECK_OK(b->ops->load_end(b, &err), &err);
+	snprintf(out->reduce_name, sizeof out->reduce_name, "%s", cuda_backend_reduce_name(b));
 	for (int i = 0; i < STEPS; i++) {
 		struct batch_step step;
 		int n = joining[i];
