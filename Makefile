@@ -3,7 +3,7 @@
 #
 # Honoured: CC, MPICC, NVCC, CUDA_HOME, NCCL_HOME, CUDA_ARCHS, PKG_CONFIG_PATH, PREFIX, DESTDIR,
 # CFLAGS, LDFLAGS, BUILD (where things are built), SANITIZE=1, WERROR=1, CUDA=0 (leave CUDA out),
-# V=1 (show whole commands).
+# FAULTS=1 (ranks that fail on request, for tests/faults.py), V=1 (show whole commands).
 
 BUILD ?= build
 PREFIX ?= /usr/local
@@ -36,7 +36,7 @@ SANITIZERS := -fsanitize=$(if $(filter fuzzer,$(SANITIZE)),fuzzer-no-link$(comma
 OPTIMIZE := -O1 -fno-omit-frame-pointer $(SANITIZERS) -fno-sanitize-recover=undefined
 endif
 DEFINES := -D_GNU_SOURCE -DTPRUN_VERSION='"$(VERSION)"' -DTPRUN_PREFIX='"$(PREFIX)"' \
-	$(if $(filter 1,$(CUDA)),-DTPRUN_CUDA) $(if $(filter 1,$(NCCL)),-DTPRUN_NCCL)
+	$(if $(FAULTS),-DTPRUN_FAULTS) $(if $(filter 1,$(CUDA)),-DTPRUN_CUDA) $(if $(filter 1,$(NCCL)),-DTPRUN_NCCL)
 ALL_CFLAGS := -std=gnu11 -g $(OPTIMIZE) -fopenmp $(WARNINGS) -I. $(DEFINES) \
 	$(if $(FOUND),$(shell $(PKG_CONFIG) --cflags $(FOUND))) $(CFLAGS)
 LIBS := $(if $(FOUND),$(shell $(PKG_CONFIG) --libs $(FOUND))) -lm -lpthread -ldl
@@ -69,7 +69,7 @@ say = $(if $(V),,@printf '  %-5s%s\n' $(1) $@;)
 
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all found commit tests gpu-tests benches fuzzers objects deps test-deps demo test test-gpu test-real fuzz check-deps install clean
+.PHONY: all found commit tests gpu-tests benches fuzzers objects deps test-deps demo test test-gpu test-faults test-slurm slurm-deps test-real fuzz check-deps install clean
 
 all: $(BUILD)/tprun
 
@@ -140,6 +140,7 @@ $(BUILD)/fuzz/%: tests/fuzz/fuzz_%.c $(LIBRARY)
 DEBS := gcc make pkg-config openmpi-bin libopenmpi-dev libhwloc-dev libjansson-dev \
 	libpcre2-dev libutf8proc-dev
 TEST_DEBS := clang libomp-dev python3
+SLURM_DEBS := slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge iproute2 python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -n)
 install-debs = missing=$$(for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then echo "installing" $$missing; \
@@ -153,6 +154,10 @@ deps:
 test-deps: deps
 	@$(call install-debs,$(TEST_DEBS))
 	@$(call install-debs,$$(apt-cache search --names-only "^libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev$$" | cut -d' ' -f1))
+
+# For tests/slurm, which starts daemons of its own: those of the packages need not run.
+slurm-deps: deps
+	@$(call install-debs,$(SLURM_DEBS))
 
 # ---- what a user runs -------------------------------------------------------------------------
 # As root, and with fewer cores than ranks, Open MPI wants to be told that this is meant.
@@ -192,6 +197,7 @@ test: test-deps
 	@$(MAKE) --no-print-directory all tests
 	@$(MAKE) --no-print-directory all tests BUILD=build/asan SANITIZE=1 CUDA=0
 	@$(MAKE) --no-print-directory objects BUILD=build/clang CC=clang CUDA=0
+	@$(MAKE) --no-print-directory all BUILD=build/faults FAULTS=1 CUDA=0
 	@$(MAKE) --no-print-directory fuzzers BUILD=build/fuzz CC=clang SANITIZE=fuzzer CUDA=0
 	@export TPRUN_SHARED=$(SHARED) $(SUPPRESS); tests/run.sh -t 900 -- tests/check_deps.sh \
 		$(foreach t,$(TESTS),-- $(t)) \
@@ -199,6 +205,8 @@ test: test-deps
 		$(foreach s,$(wildcard tests/cli/*.sh),-- env TPRUN=build/tprun $(s) -- env TPRUN=build/asan/tprun $(s)) \
 		-- tests/golden.py build/tprun --ranks 1,2,3,4,5,7 $(GOLDEN) \
 		-- tests/batch.py -- env TPRUN=build/asan/tprun tests/batch.py --short \
+		-- env TPRUN=build/faults/tprun tests/faults.py \
+		-- tests/slurm/run.sh \
 		-- tests/fuzz/run.sh build/fuzz/fuzz $(FUZZ_SECONDS)
 
 check-deps:
@@ -207,6 +215,18 @@ check-deps:
 fuzz: test-deps
 	@$(MAKE) --no-print-directory fuzzers BUILD=build/fuzz CC=clang SANITIZE=fuzzer CUDA=0
 	tests/fuzz/run.sh build/fuzz/fuzz $(FUZZ_SECONDS)
+
+# Every fault in every rank and phase, on 2 and 4 ranks, with a table of how long each run went on; about
+# four minutes.
+test-faults: deps
+	@$(MAKE) --no-print-directory all BUILD=build/faults FAULTS=1 CUDA=0
+	TPRUN=build/faults/tprun tests/run.sh -t 1800 -- tests/faults.py --all --table
+
+# Launchers, refusals and the job files of launcher/slurm on a Slurm cluster that lives as long as the
+# test, in namespaces of its own: as root, about a minute.
+test-slurm: slurm-deps
+	@$(MAKE) --no-print-directory all
+	TPRUN=$(BUILD)/tprun tests/run.sh -- tests/slurm/run.sh
 
 # On a machine with GPUs. More ranks than GPUs share them and add through host memory.
 test-gpu: $(BUILD)/tprun $(GPU_TESTS)

@@ -50,7 +50,7 @@ static double run(struct bench *b, const struct part *parts, int count)
 	struct error err = {0};
 	struct step step = bench_step(b, parts, count);
 	double start = now();
-	need(forward(b->backend, b->config.layers, &step, &err), &err);
+	need(forward(b->backend, b->config.layers, &step, NULL, &err), &err);
 	submitted_s = now() - start;
 	need(b->backend->ops->candidates(b->backend, b->requests, b->results, &err), &err);
 	return now() - start;

@@ -22,9 +22,11 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "runtime/base/activity.h"
 #include "runtime/base/dtype.h"
 #include "runtime/base/error.h"
 #include "runtime/base/group.h"
+#include "runtime/base/profile.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -75,6 +77,8 @@ struct backend_options {
 	int32_t max_logit_rows; /* of one step */
 	int device;		/* CUDA ordinal of this rank; ignored by cpu */
 	int threads;		/* compute threads of this rank on the CPU, at least 1 */
+	struct activity *activity; /* told of layers and parts of the weights; NULL: nobody watches */
+	const struct profile *profile; /* marks steps and all-reduces; NULL: none. Borrowed */
 };
 
 /* Bytes that a backend with these options takes on its device, from pure arithmetic. */
@@ -216,6 +220,10 @@ struct backend_ops {
 	 * NULL: a backend that cannot tell. */
 	int (*probe)(struct backend *, enum backend_probe, size_t bytes, double *seconds,
 		     struct error *err);
+
+	/* From any other thread, while the main one may be stuck in any call: what this rank waits for
+	 * will never come, and its device is to give up. The run ends after it. May be NULL. */
+	void (*abort)(struct backend *);
 };
 
 /* The first member of every backend's own struct. */

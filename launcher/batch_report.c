@@ -73,12 +73,13 @@ enum { BAR = 24 };
 
 static const double BAR_S = 0.2, LINE_S = 10, SPEED_S = 10;
 
-void batch_report_start(struct batch_report *report, bool wanted, bool quiet)
+void batch_report_start(struct batch_report *report, bool wanted, const struct log *log)
 {
 	double now = output_now();
-	*report = (struct batch_report){.start = now, .last = now, .older_s = now, .newer_s = now};
-	report->bar = wanted || (!quiet && output_has_terminal());
-	report->shown = report->bar || !quiet;
+	bool info = log_wants(log, LOG_INFO);
+	*report = (struct batch_report){.log = *log, .start = now, .last = now, .older_s = now, .newer_s = now};
+	report->bar = wanted || (info && !log->stamped && output_has_terminal());
+	report->shown = report->bar || info;
 }
 
 /* Done of all, from 0 to 1; -1 where nobody knows. */
@@ -160,7 +161,7 @@ void batch_report_progress(struct batch_report *report, const struct batch_progr
 	if (report->bar)
 		draw_bar(report, text, progress_share(progress));
 	else
-		fprintf(stderr, "batch: %s\n", text + strspn(text, " "));
+		log_say(&report->log, LOG_INFO, "batch: %s", text + strspn(text, " "));
 }
 
 void batch_report_wipe(struct batch_report *report)

@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "launcher/log.h"
 #include "runtime/base/error.h"
 
 /* ---- statistics: plain data, all zero at first, which may travel between ranks ------------- */
@@ -56,6 +57,7 @@ struct batch_progress {
 
 struct batch_report {
 	bool shown, bar;
+	struct log log;
 	double start, last;
 	int width; /* of the bar on the screen */
 	/* Two moments of the last seconds, for the speed. */
@@ -63,9 +65,9 @@ struct batch_report {
 	uint64_t older_tokens, newer_tokens;
 };
 
-/* A bar where standard error, or the launcher's, is a terminal, or where it is `wanted`; otherwise,
- * but not if `quiet`, a line every 10 seconds. Time counts from here. */
-void batch_report_start(struct batch_report *, bool wanted, bool quiet);
+/* A bar where standard error, or the launcher's, is a terminal and no log is asked for, or where it is
+ * `wanted`; otherwise a line of the log every 10 seconds. Time counts from here. */
+void batch_report_start(struct batch_report *, bool wanted, const struct log *);
 /* To be called often: shows something where it is time to. */
 void batch_report_progress(struct batch_report *, const struct batch_progress *);
 /* Wipes the bar, for other messages; it comes back with the next progress. */

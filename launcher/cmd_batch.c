@@ -37,6 +37,7 @@ struct replica {
 
 struct run {
 	const struct options *options;
+	struct log log;
 	struct group *world, *group;
 	int tp, replica_count;
 	struct session session;
@@ -309,11 +310,11 @@ static int open_files(struct run *run, struct error *err)
 	if (!run->replicas)
 		return error_memory(err, "the replicas");
 	if (!options->quiet && batch_output_torn_bytes(run->output))
-		fprintf(stderr, "tprun: %s: cut off a torn last line of %llu bytes\n",
+		log_say(&run->log, LOG_WARNING, "tprun: %s: cut off a torn last line of %llu bytes",
 			options->output.data,
 			(unsigned long long)batch_output_torn_bytes(run->output));
 	if (!options->quiet && batch_output_count(run->output))
-		fprintf(stderr, "tprun: %s: %llu lines are done already\n", options->output.data,
+		log_say(&run->log, LOG_INFO, "tprun: %s: %llu lines are done already", options->output.data,
 			(unsigned long long)batch_output_count(run->output));
 	return 0;
 }
@@ -400,7 +401,7 @@ static int summarize(struct run *run, struct error *err)
 		return output_json(batch_summary_json(&summary), err);
 	char *text = run->options->quiet ? NULL : batch_summary_text(&summary);
 	if (text)
-		fputs(text, stderr);
+		log_text(&run->log, LOG_INFO, text);
 	free(text);
 	return 0;
 }
@@ -408,13 +409,16 @@ static int summarize(struct run *run, struct error *err)
 static void tell_duplicates(const struct run *run)
 {
 	const struct batch_lines *lines = &run->lines;
-	if (!lines->duplicates || run->options->quiet)
+	char numbers[24 * BATCH_DUPLICATES_SHOWN + 8] = "";
+	int length = 0;
+	if (!lines->duplicates)
 		return;
-	fprintf(stderr, "tprun: warning: %llu line%s the id of an earlier one: line",
-		(unsigned long long)lines->duplicates, lines->duplicates == 1 ? " has" : "s have");
 	for (uint64_t i = 0; i < lines->duplicates && i < BATCH_DUPLICATES_SHOWN; i++)
-		fprintf(stderr, "%s %lld", i ? "," : "", (long long)lines->duplicate_lines[i]);
-	fputs(lines->duplicates > BATCH_DUPLICATES_SHOWN ? ", ...\n" : "\n", stderr);
+		length += snprintf(numbers + length, sizeof numbers - (size_t)length, "%s %lld", i ? "," : "",
+				   (long long)lines->duplicate_lines[i]);
+	log_say(&run->log, LOG_WARNING, "tprun: warning: %llu line%s the id of an earlier one: line%s%s",
+		(unsigned long long)lines->duplicates, lines->duplicates == 1 ? " has" : "s have", numbers,
+		lines->duplicates > BATCH_DUPLICATES_SHOWN ? ", ..." : "");
 }
 
 /* World rank 0: what there is to say at the end; *outcome is the run's. */
@@ -446,7 +450,7 @@ static int serve(struct run *run, struct error *err)
 
 	run->start = output_now();
 	if (world->rank == 0) {
-		batch_report_start(&run->report, run->options->progress, run->options->quiet);
+		batch_report_start(&run->report, run->options->progress, &run->log);
 		result = lead(run, err);
 	} else {
 		result = run->worker ? work(run, err) : engine_follow(run->session.engine, err);
@@ -466,7 +470,7 @@ static int serve(struct run *run, struct error *err)
 
 int cmd_batch(const struct options *options, struct group *world, struct error *err)
 {
-	struct run run = {.options = options, .world = world};
+	struct run run = {.options = options, .world = world, .log = log_make(options, world->rank)};
 	int result = start(&run, err);
 
 	if (!result)

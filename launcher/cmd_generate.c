@@ -39,8 +39,8 @@ static int prepare(const struct session *session, struct generation_settings *se
 	    prompt_read(options, &source, session->tokenizer, session->config.vocab, ids, count, err))
 		return -1;
 	if (settings->max_new_tokens && settings->max_length && session_speaks(session))
-		fputs("tprun: warning: --max-new-tokens and --max-length are both given; the first is "
-		      "used\n", stderr);
+		log_say(&session->log, LOG_WARNING, "tprun: warning: --max-new-tokens and --max-length are "
+			"both given; the first is used");
 	int64_t prompt = (int64_t)*count;
 	int64_t length = generation_settings_length(settings, &session->defaults, prompt);
 	if (length < 1)
@@ -169,8 +169,8 @@ static int run(struct session *session, const struct generation_settings *settin
 	if (!status && options->json)
 		status = write_json(writer, ids, count, &result, speed, err);
 	if (!status && session_speaks(session))
-		fprintf(stderr, "prefill: %zu tokens, %.1f tokens/s; decode: %d tokens, %.1f tokens/s\n",
-			count, result.prefill_s > 0 ? (double)count / result.prefill_s : 0,
+		log_say(&session->log, LOG_INFO, "prefill: %zu tokens, %.1f tokens/s; decode: %d tokens, "
+			"%.1f tokens/s", count, result.prefill_s > 0 ? (double)count / result.prefill_s : 0,
 			result.count, speed);
 	free(result.ids);
 	return status;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "launcher/devices.h"
+#include "launcher/memory_check.h"
 #include "launcher/mpi_group.h"
 #include "launcher/output.h"
 #include "launcher/session.h"
@@ -215,6 +216,17 @@ static int print_json(const struct report *report, struct error *err)
 		err);
 }
 
+/* What does not fit is shown all the same, and then refused with the first such rank. */
+static int check_fit(const struct report *report, struct error *err)
+{
+	const struct memory_check check = {.config = &report->config, .plan = &report->plan,
+					   .leaner = &report->plan};
+	for (int32_t r = 0; r < report->plan.ranks; r++)
+		if (memory_check(&check, r, report->memory, err))
+			return error_context(err, "rank %d", r);
+	return 0;
+}
+
 int cmd_plan(const struct options *options, struct error *err)
 {
 	struct report report = {0};
@@ -222,7 +234,7 @@ int cmd_plan(const struct options *options, struct error *err)
 	if (result)
 		goto fail;
 	if (options->json) {
-		result = print_json(&report, err);
+		result = print_json(&report, err) || check_fit(&report, err) ? -1 : 0;
 		goto fail;
 	}
 	result = print_table(&report, err) || print_fit(&report, err) ? -1 : 0;
@@ -232,6 +244,8 @@ int cmd_plan(const struct options *options, struct error *err)
 		if (!result)
 			result = output_write("", 0, err);
 	}
+	if (!result)
+		result = check_fit(&report, err);
 fail:
 	free(report.ranks);
 	free(report.places);

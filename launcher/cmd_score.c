@@ -85,7 +85,7 @@ static int run(struct session *session, int32_t context, const int32_t *ids, siz
 		error_memory(err, "the log-probabilities");
 		session->group->abort(session->group, err);
 	}
-	progress_start(&bar, "score", options->progress, options->quiet);
+	progress_start(&bar, "score", options->progress, options->quiet || session->log.stamped);
 	double start = output_now();
 	if (score_run(session->engine, &score, logprobs, err) || engine_stop(session->engine, err))
 		session->group->abort(session->group, err);
@@ -98,7 +98,7 @@ static int run(struct session *session, int32_t context, const int32_t *ids, siz
 	int result = options->json ? write_json(ids, count, logprobs, perplexity, err)
 				   : write_plain(session, ids, count, logprobs, perplexity, err);
 	if (!result && session_speaks(session))
-		fprintf(stderr, "score: %zu tokens, %.1f tokens/s\n", count,
+		log_say(&session->log, LOG_INFO, "score: %zu tokens, %.1f tokens/s", count,
 			(double)count / seconds);
 	free(logprobs);
 	return result;

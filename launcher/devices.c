@@ -112,6 +112,7 @@ static int describe(int device, struct device_choice *out, char *uuid, size_t uu
 	snprintf(out->placement.name, sizeof out->placement.name, "%s", info.name);
 	snprintf(out->placement.pci_bus_id, sizeof out->placement.pci_bus_id, "%s",
 		 info.pci_bus_id);
+	snprintf(out->placement.uuid, sizeof out->placement.uuid, "%s", info.uuid);
 	if (uuid)
 		snprintf(uuid, uuid_size, "%s", info.uuid);
 	return 0;

@@ -2,16 +2,20 @@
 #include <stdio.h>
 
 #include "launcher/commands.h"
+#include "launcher/fault.h"
+#include "launcher/log.h"
 #include "launcher/mpi_group.h"
 #include "launcher/options.h"
 #include "launcher/stop_request.h"
+#include "launcher/watchdog.h"
+#include "launcher/whereabouts.h"
 
-static int exit_status(int result, const struct error *err, bool speaks)
+static int exit_status(int result, const struct error *err, const struct log *log, bool speaks)
 {
 	if (!result)
 		return 0;
 	if (speaks)
-		fprintf(stderr, "tprun: %s\n", err->message);
+		log_say(log, LOG_ERROR, "tprun: %s", err->message);
 	return err->kind ? (int)err->kind : ERROR_RUN;
 }
 
@@ -41,33 +45,75 @@ static int check_tp(const struct options *options, const struct group *world, st
 			   world->size, options->tp, options->tp);
 }
 
+/* *out is NULL where the options leave nothing to watch. */
+static int open_watchdog(struct watchdog **out, const struct options *options,
+			 struct activity *activity, const struct log *log, struct error *err)
+{
+	struct launch_hint hint = launch_hint();
+	const struct watchdog_options watch = {
+		.activity = activity, .log = *log, .rank = hint.rank, .size = hint.size ? hint.size : 1,
+		.stuck_s = options->given[OPTION_WATCHDOG] ? options->watchdog : WATCHDOG_DEFAULT_S,
+		.start_s = options->given[OPTION_INIT_TIMEOUT] ? options->init_timeout
+							       : INIT_TIMEOUT_DEFAULT_S,
+	};
+	stop_request_at_end(watchdog_gone);
+	return watch.stuck_s > 0 || watch.start_s > 0 ? watchdog_open(out, &watch, err) : 0;
+}
+
 /* All ranks come together before anything is said, a wrong call included, so that a message is
  * printed once and every rank ends with the same status. batch alone can go on where it was stopped:
  * the others end by signals as any program does. */
 static int run_on_ranks(const struct options *options, int parsed, struct error *err)
 {
 	struct group *world;
+	struct watchdog *watchdog = NULL;
 	bool batch = options->command == COMMAND_BATCH;
+	struct activity activity = {.layer = -1};
+	struct log log = log_make(options, launch_hint().rank);
+	stop_request_log(&log);
+	if (!parsed)
+		parsed = whereabouts_open(&activity, &log, err);
 	if (batch && !parsed)
 		parsed = stop_request_open(err);
+	if (!parsed)
+		parsed = open_watchdog(&watchdog, options, &activity, &log, err);
+	fault_open(&activity);
 	if (batch && launch_hint().rank == 0)
 		stop_request_message("tprun: stopped; start the same command again to go on\n");
-	if (mpi_group_open(&world, err))
-		return exit_status(-1, err, true);
+	if (launch_is_doubtful() && launch_hint().rank == 0)
+		log_say(&log, LOG_INFO, "tprun: started through PMI: if MPI does not start now, give srun "
+					"--mpi=pmix, or use mpirun");
+	if (mpi_group_open(&world, err)) { /* a wrong call is one on all ranks */
+		watchdog_close(watchdog);
+		whereabouts_close();
+		return exit_status(-1, err, &log, err->kind != ERROR_USAGE || launch_hint().rank == 0);
+	}
+	log.rank = world->rank;
+	mpi_group_log(world, &log);
+	mpi_group_watch(world, &activity, watchdog);
 	int result = world->agree(world, parsed ? parsed : check_tp(options, world, err), err);
 	if (!result)
+		result = fault_check(world, &activity, err);
+	if (!result && watchdog)
+		result = watchdog_connect(watchdog, world, mpi_group_host(world), err);
+	activity_enter(&activity, ACTIVITY_MODEL);
+	if (!result)
 		result = ranks_command_of(options->command)(options, world, err);
-	int status = exit_status(result, err, world->rank == 0);
+	int status = exit_status(result, err, &log, world->rank == 0);
 	if (status == ERROR_STOPPED)
 		stop_request_end();
+	activity_enter(&activity, ACTIVITY_STOP);
 	mpi_group_close(world);
+	watchdog_close(watchdog);
+	whereabouts_close();
 	return status;
 }
 
 /* The others need no MPI: under mpirun one rank does the work, the rest have nothing to do. */
 static int run_alone(const struct options *options, int parsed, struct error *err)
 {
-	bool speaks = launch_hint().rank == 0;
+	struct log log = log_make(options, launch_hint().rank);
+	bool speaks = log.rank == 0;
 	int result = parsed;
 	if (!result && speaks && (options->help || options->command == COMMAND_NONE)) {
 		if (options->version)
@@ -79,7 +125,7 @@ static int run_alone(const struct options *options, int parsed, struct error *er
 	} else if (!result && speaks) {
 		result = (options->command == COMMAND_PLAN ? cmd_plan : cmd_tokenize)(options, err);
 	}
-	return exit_status(result, err, speaks);
+	return exit_status(result, err, &log, speaks);
 }
 
 int main(int argc, char **argv)

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "launcher/mpi_call.h"
+#include "launcher/watchdog.h"
 
 enum {
 	SPIN_NS = 200 * 1000,	    /* longer than the gap between two steps of a decode */
@@ -28,11 +29,20 @@ struct mpi_group {
 	char host[HOST_NAME_MAX_BYTES];
 	MPI_Comm stop_comm; /* MPI_COMM_NULL: requests to stop are not watched */
 	enum stop_request stop_told;
+	struct activity *activity;
+	struct watchdog *watchdog;
+	struct log log;
+	double sum_s; /* of any group: seconds in its sums */
 };
 
 static struct mpi_group *world_of(const struct group *group)
 {
 	return ((const struct mpi_group *)group->context)->world;
+}
+
+static void arrive(const struct group *group)
+{
+	activity_arrive(world_of(group)->activity);
 }
 
 static int64_t now_ns(void)
@@ -120,6 +130,7 @@ static int group_broadcast(const struct group *group, void *data, size_t bytes, 
 			   struct error *err)
 {
 	const struct mpi_group *self = group->context;
+	arrive(group);
 	for (size_t done = 0; done < bytes && group->size > 1;) {
 		size_t part = bytes - done < MESSAGE_MAX ? bytes - done : MESSAGE_MAX;
 		MPI_Request request;
@@ -136,6 +147,7 @@ static int group_gather(const struct group *group, const void *data, size_t byte
 			struct error *err)
 {
 	const struct mpi_group *self = group->context;
+	arrive(group);
 	if (bytes > INT_MAX / (size_t)group->size)
 		return error_run(err, "a gather of %zu bytes a rank is too large for MPI", bytes);
 	return mpi_ok(err, MPI_Gather(data, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, 0,
@@ -146,6 +158,7 @@ int mpi_group_all_gather(const struct group *group, const void *data, size_t byt
 			 struct error *err)
 {
 	const struct mpi_group *self = group->context;
+	arrive(group);
 	return mpi_ok(err, MPI_Allgather(data, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE,
 					 self->comm), "a gather to all ranks") ? 0 : -1;
 }
@@ -169,16 +182,22 @@ static int group_exchange(const struct group *group, const void *send, const siz
 			  void *receive, const size_t *receive_bytes, struct error *err)
 {
 	const struct mpi_group *self = group->context;
-	int n = group->size, result = -1;
+	int n = group->size, done = 0, result = -1;
+	MPI_Request request;
 	int *layout = malloc(4 * (size_t)n * sizeof *layout);
+	arrive(group);
 	if (!layout)
 		return error_memory(err, "an exchange between ranks");
 	if (layout_parts(send_bytes, n, layout, layout + n, err) ||
 	    layout_parts(receive_bytes, n, layout + 2 * n, layout + 3 * n, err))
 		goto fail;
-	if (!mpi_ok(err, MPI_Alltoallv(send, layout, layout + n, MPI_BYTE, receive, layout + 2 * n,
-				       layout + 3 * n, MPI_BYTE, self->comm), "an exchange"))
+	if (!mpi_ok(err, MPI_Ialltoallv(send, layout, layout + n, MPI_BYTE, receive, layout + 2 * n,
+					layout + 3 * n, MPI_BYTE, self->comm, &request), "an exchange"))
 		goto fail;
+	/* Data is on its way, so this does not sleep; but threads that read may want the core. */
+	for (; !done; sched_yield())
+		if (!mpi_ok(err, MPI_Test(&request, &done, MPI_STATUS_IGNORE), "a test"))
+			goto fail;
 	result = 0;
 fail:
 	free(layout);
@@ -188,8 +207,10 @@ fail:
 /* Open MPI's all-reduce takes the same way through the ranks each time, so the sums are too. */
 static int group_sum(const struct group *group, float *data, size_t count, struct error *err)
 {
-	const struct mpi_group *self = group->context;
+	struct mpi_group *self = group->context;
 	const size_t most = MESSAGE_MAX / sizeof *data;
+	arrive(group);
+	int64_t begun = now_ns();
 	for (size_t done = 0; done < count && group->size > 1;) {
 		size_t part = count - done < most ? count - done : most;
 		if (!mpi_ok(err, MPI_Allreduce(MPI_IN_PLACE, data + done, (int)part, MPI_FLOAT,
@@ -197,6 +218,7 @@ static int group_sum(const struct group *group, float *data, size_t count, struc
 			return -1;
 		done += part;
 	}
+	self->sum_s += (double)(now_ns() - begun) * 1e-9;
 	return 0;
 }
 
@@ -205,6 +227,7 @@ int mpi_group_least(const struct group *group, int value, int *out, struct error
 {
 	const struct mpi_group *self = group->context;
 	MPI_Request request;
+	arrive(group);
 	if (!mpi_ok(err, MPI_Iallreduce(&value, out, 1, MPI_INT, MPI_MIN, self->comm, &request),
 		    "an agreement"))
 		return -1;
@@ -247,26 +270,58 @@ static void group_abort(const struct group *group, const struct error *err)
 {
 	const struct mpi_group *world = world_of(group);
 	if (world->group.size > 1)
-		fprintf(stderr, "tprun: rank %d (host %s): %s\n", world->group.rank, world->host,
-			err->message);
+		log_say(&world->log, LOG_ERROR, "tprun: rank %d (host %s): %s", world->group.rank,
+			world->host, err->message);
 	else
-		fprintf(stderr, "tprun: %s\n", err->message);
+		log_say(&world->log, LOG_ERROR, "tprun: %s", err->message);
 	fflush(stdout);
+	watchdog_gone();
 	MPI_Abort(MPI_COMM_WORLD, err->kind ? (int)err->kind : ERROR_RUN);
 	_exit(ERROR_RUN);
 }
 
 /* ---- the world --------------------------------------------------------------------------- */
 
+/* Open MPI learns from its own mpirun or through PMIx of the others, rarely through PMI. With none of
+ * them it would end the process itself, with a page that does not name srun's option. */
+static bool hint_is_lost(struct launch_hint hint)
+{
+#ifdef OPEN_MPI
+	return hint.size > 1 && !getenv("OMPI_COMM_WORLD_SIZE") && !getenv("PMIX_RANK") &&
+	       !getenv("PMI_SIZE");
+#else
+	(void)hint;
+	return false;
+#endif
+}
+
+static int refuse_alone(struct launch_hint hint, struct error *err)
+{
+	char library[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+	int length;
+	MPI_Get_library_version(library, &length);
+	library[strcspn(library, ",\n")] = '\0';
+	/* Rank 0 speaks, and under srun -K the first that ends takes the others along. */
+	if (hint.rank > 0)
+		sleep(1);
+	return error_usage(err, "%d tasks were started together (%s), but to MPI (%s) each is alone: give "
+				"srun the type that this MPI speaks (Open MPI: --mpi=pmix, MPICH: "
+				"--mpi=pmi2; srun --mpi=list shows what there is), or start them with "
+				"the mpirun of this MPI", hint.size, hint.name, library);
+}
+
 int mpi_group_open(struct group **out, struct error *err)
 {
 	int provided, initialized = 0;
+	struct launch_hint hint = launch_hint();
+	if (hint_is_lost(hint))
+		return refuse_alone(hint, err);
 	struct mpi_group *self = calloc(1, sizeof *self);
 	MPI_Comm local;
 	if (!self)
 		return error_memory(err, "the group of ranks");
 	/* A rank without a launcher needs no helper daemon, which takes Open MPI 0.1 s to start. */
-	if (!launch_hint().size)
+	if (!hint.size)
 		setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
 	if (!mpi_ok(err, MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "its start"))
 		goto fail;
@@ -279,6 +334,7 @@ int mpi_group_open(struct group **out, struct error *err)
 	MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
 
 	self->world = self;
+	self->log = (struct log){.level = LOG_INFO};
 	self->comm = MPI_COMM_WORLD;
 	self->stop_comm = MPI_COMM_NULL;
 	self->group = (struct group){
@@ -288,6 +344,10 @@ int mpi_group_open(struct group **out, struct error *err)
 	};
 	MPI_Comm_rank(MPI_COMM_WORLD, &self->group.rank);
 	MPI_Comm_size(MPI_COMM_WORLD, &self->group.size);
+	if (self->group.size == 1 && hint.size > 1) {
+		refuse_alone(hint, err);
+		goto fail;
+	}
 	if (!mpi_ok(err, MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, self->group.rank,
 					     MPI_INFO_NULL, &local), "the split by node"))
 		goto fail;
@@ -313,11 +373,38 @@ void mpi_group_close(struct group *group)
 	if (!group)
 		return;
 	struct mpi_group *self = group->context;
+	arrive(group);
 	if (self->world != self)
 		MPI_Comm_free(&self->comm);
 	else
 		MPI_Finalize();
 	free(self);
+}
+
+double mpi_group_sum_seconds(const struct group *group)
+{
+	return ((const struct mpi_group *)group->context)->sum_s;
+}
+
+void mpi_group_log(struct group *world, const struct log *log)
+{
+	world_of(world)->log = *log;
+}
+
+void mpi_group_watch(struct group *world, struct activity *activity, struct watchdog *watchdog)
+{
+	world_of(world)->activity = activity;
+	world_of(world)->watchdog = watchdog;
+}
+
+struct watchdog *mpi_group_watchdog(const struct group *group)
+{
+	return world_of(group)->watchdog;
+}
+
+struct activity *mpi_group_activity(const struct group *group)
+{
+	return world_of(group)->activity;
 }
 
 const char *mpi_group_host(const struct group *group)
@@ -394,15 +481,27 @@ fail:
 
 struct launch_hint launch_hint(void)
 {
+	/* The innermost launcher first: mpirun's daemons are tasks of srun. A batch script's own
+	 * programs are of no step, and alone. */
 	static const char *const names[][2] = {
 		{"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
 		{"PMI_RANK", "PMI_SIZE"},
-		{"SLURM_PROCID", "SLURM_NTASKS"},
+		{"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"},
 	};
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
 		const char *rank = getenv(names[i][0]), *size = getenv(names[i][1]);
-		if (rank && size && atoi(size) > 0)
-			return (struct launch_hint){atoi(rank), atoi(size)};
+		if (size && atoi(size) > 0)
+			return (struct launch_hint){rank ? atoi(rank) : 0, atoi(size), names[i][1]};
 	}
-	return (struct launch_hint){0, 0};
+	return (struct launch_hint){0, 0, NULL};
+}
+
+bool launch_is_doubtful(void)
+{
+#ifdef OPEN_MPI
+	return launch_hint().size > 1 && getenv("PMI_SIZE") && !getenv("PMIX_RANK") &&
+	       !getenv("OMPI_COMM_WORLD_SIZE");
+#else
+	return false;
+#endif
 }

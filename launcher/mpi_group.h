@@ -14,12 +14,15 @@
 
 #include <stdbool.h>
 
+#include "launcher/log.h"
 #include "launcher/stop_request.h"
+#include "runtime/base/activity.h"
 #include "runtime/base/group.h"
 
 enum { HOST_NAME_MAX_BYTES = 64 };
 
-/* Starts MPI (MPI_THREAD_FUNNELED), once a process. */
+/* Starts MPI (MPI_THREAD_FUNNELED), once a process. An ERROR_USAGE, on all ranks alike, where a
+ * launcher started several tasks and MPI finds each of them alone. */
 int mpi_group_open(struct group **out, struct error *err);
 /* Of the world: ends MPI; collective, after the last call on any group. Of a replica: collective
  * among its ranks, before that. */
@@ -41,6 +44,13 @@ int mpi_group_watch_stop(struct group *world, struct error *err);
  * group for long, must ask now and then, for the requests to get on. */
 enum stop_request mpi_group_stop_requested(const struct group *);
 
+/* On the world: what this rank tells others of itself, and the watchdog that looks at it; both borrowed,
+ * and NULL at first. Arrivals at collective calls are told here, phases by whoever is in them. */
+struct watchdog;
+void mpi_group_watch(struct group *world, struct activity *, struct watchdog *);
+struct activity *mpi_group_activity(const struct group *);
+struct watchdog *mpi_group_watchdog(const struct group *);
+
 /* The name of this rank's host, and the rank that stands for its node (its local rank 0). */
 const char *mpi_group_host(const struct group *);
 int mpi_group_node(const struct group *);
@@ -48,6 +58,12 @@ int mpi_group_node(const struct group *);
 /* Whether this rank shares its cores with other ranks: then a wait gives the core away instead of
  * spinning. At first that is guessed from the node's cores. */
 void mpi_group_share_cores(struct group *, bool shared);
+
+/* Seconds that this rank has spent in the sums of the group so far, waiting for the others included. */
+double mpi_group_sum_seconds(const struct group *);
+
+/* How the group's abort speaks; copied. At first as without any option. */
+void mpi_group_log(struct group *world, const struct log *);
 
 /* The least of the ranks' values, on all ranks of the group. */
 int mpi_group_least(const struct group *, int value, int *out, struct error *err);
@@ -57,10 +73,15 @@ int mpi_group_all_gather(const struct group *, const void *data, size_t bytes, v
 			 struct error *err);
 
 /* What the environment of a launcher (Open MPI, MPICH, Slurm) says before MPI is started: a hint for
- * the commands that never start it. size is 0 where there is no launcher. */
+ * the commands that never start it, and the check of what MPI finds. size is 0 where there is no
+ * launcher; name is the variable that tells the size. */
 struct launch_hint {
 	int rank, size;
+	const char *name;
 };
 struct launch_hint launch_hint(void);
+/* Whether this MPI may not understand how it was started, and may then end the process by itself:
+ * Open MPI under PMI, which few of its builds speak. */
+bool launch_is_doubtful(void);
 
 #endif

@@ -28,8 +28,10 @@ enum command {
 
 /* Every option, in the order of the help text. */
 enum option_id {
-	OPTION_MODEL, OPTION_SHAPE, OPTION_BACKEND, OPTION_DTYPE, OPTION_CONTEXT, OPTION_TP, OPTION_JSON,
-	OPTION_QUIET, OPTION_PROGRESS, OPTION_PRINT_PLACEMENT, OPTION_CONFIG,
+	OPTION_MODEL, OPTION_SHAPE, OPTION_BACKEND, OPTION_DTYPE, OPTION_CONTEXT, OPTION_TP, OPTION_LOAD,
+	OPTION_JSON,
+	OPTION_QUIET, OPTION_PROGRESS, OPTION_PRINT_PLACEMENT, OPTION_NO_BIND, OPTION_LOG_LEVEL,
+	OPTION_STATS, OPTION_STATS_INTERVAL, OPTION_PROFILE, OPTION_WATCHDOG, OPTION_INIT_TIMEOUT, OPTION_CONFIG,
 	OPTION_INPUT, OPTION_OUTPUT, OPTION_N, OPTION_MAX_SEQUENCES, OPTION_MAX_BATCH_TOKENS,
 	OPTION_PROMPT, OPTION_PROMPT_FILE, OPTION_PROMPT_IDS, OPTION_MAX_NEW_TOKENS,
 	OPTION_MAX_LENGTH, OPTION_TEMPERATURE, OPTION_TOP_K, OPTION_TOP_P, OPTION_MIN_P,
@@ -40,6 +42,7 @@ enum option_id {
 };
 
 enum backend_choice { BACKEND_AUTO, BACKEND_CPU, BACKEND_CUDA };
+enum load_choice { LOAD_FILES, LOAD_BROADCAST };
 enum dtype_choice { DTYPE_CHOICE_AUTO, DTYPE_CHOICE_F32, DTYPE_CHOICE_F16, DTYPE_CHOICE_BF16 };
 
 /* A text may hold NUL where it came from a config file; its end is marked by one as well. */
@@ -66,8 +69,12 @@ struct options {
 
 	struct option_text model, shape, config;
 	int32_t backend, dtype; /* enum backend_choice, enum dtype_choice */
-	int32_t context, tp;
-	bool json, quiet, progress, print_placement;
+	int32_t context, tp, load; /* enum load_choice */
+	bool json, quiet, progress, print_placement, no_bind, profile;
+	int32_t log_level; /* enum log_level */
+	int32_t watchdog, init_timeout; /* seconds */
+	struct option_text stats;
+	double stats_interval; /* seconds */
 
 	struct option_text input, output;
 	int32_t n, max_sequences, max_batch_tokens;

@@ -14,6 +14,8 @@ enum {
 };
 
 static const char *const backend_names[] = {"auto", "cpu", "cuda", NULL};
+static const char *const log_names[] = {"error", "warning", "info", "debug", NULL};
+static const char *const load_names[] = {"files", "broadcast", NULL};
 static const char *const dtype_names[] = {"auto", "f32", "f16", "bf16", NULL};
 
 #define FIELD(name) offsetof(struct options, name)
@@ -38,6 +40,9 @@ const struct option_spec option_specs[OPTIONS] = {
 	[OPTION_TP] = ROW("tp", INT, G | B | S, tp, "T",
 		"ranks that hold the model together; left out: all, or for batch those of a node",
 		INT(1, INT32_MAX)),
+	[OPTION_LOAD] = ROW("load", CHOICE, RUNS, load, "files|broadcast",
+		"broadcast: ranks read each byte once for the job and pass it on; else once a node",
+		.choices = load_names),
 	[OPTION_JSON] = ROW("json", FLAG, ALL, json, NULL,
 		"print one JSON object on standard output and nothing else there"),
 	[OPTION_QUIET] = ROW("quiet", FLAG, ALL, quiet, NULL,
@@ -46,6 +51,24 @@ const struct option_spec option_specs[OPTIONS] = {
 		"a progress bar even where standard error is no terminal"),
 	[OPTION_PRINT_PLACEMENT] = ROW("print-placement", FLAG, RUNS, print_placement, NULL,
 		"print the placement map, with --quiet too"),
+	[OPTION_NO_BIND] = ROW("no-bind", FLAG, RUNS, no_bind, NULL,
+		"leave cores and memory as they are, to see what binding is worth"),
+	[OPTION_LOG_LEVEL] = ROW("log-level", CHOICE, RUNS, log_level, "error|warning|info|debug",
+		"standard error as a log: time, rank and level on every line, up to this level",
+		.choices = log_names),
+	[OPTION_STATS] = ROW("stats", TEXT, G | B | M, stats, "FILE",
+		"add a JSON object a line to FILE: step times, batch, tokens, KV cache, all-reduce"),
+	[OPTION_STATS_INTERVAL] = ROW("stats-interval", REAL, G | B | M, stats_interval, "SECONDS",
+		"time between two such lines (1 where not given)", .min = 0, .max = 86400,
+		.above = true),
+	[OPTION_PROFILE] = ROW("profile", FLAG, RUNS, profile, NULL,
+		"mark load, prefill, step and all-reduce as NVTX ranges, for nsys"),
+	[OPTION_WATCHDOG] = ROW("watchdog", INT, RUNS, watchdog, "SECONDS",
+		"end the run when a rank is silent or makes no progress for so long (20); 0: never",
+		INT(0, 86400)),
+	[OPTION_INIT_TIMEOUT] = ROW("init-timeout", INT, RUNS, init_timeout, "SECONDS",
+		"most that a phase of the start may take, but for loading (60); 0: no limit",
+		INT(0, 86400)),
 	[OPTION_CONFIG] = ROW("config", TEXT, ALL, config, "FILE",
 		"the same options as JSON keys, with underscores; the command line wins"),
 

@@ -7,7 +7,9 @@
 #include <strings.h>
 #include <unistd.h>
 
+#include "kernels/cuda/cuda.h"
 #include "launcher/placement_choose.h"
+#include "launcher/placement_nic.h"
 
 enum { CPU_WORDS = 64 }; /* 4,096 PUs a node */
 
@@ -22,7 +24,7 @@ struct wish {
 /* ---- this machine ------------------------------------------------------------------------ */
 
 /* The whole machine, what is forbidden here included, so that all ranks of a node see the same. PCI
- * devices are looked for only where some rank has one. hwloc's plugins for GPUs stay out: they
+ * devices, and what network cards they make, are looked for only where that is wanted. hwloc's plugins for GPUs stay out: they
  * would start CUDA and OpenCL before the process is bound. */
 static int topology_open(hwloc_topology_t *out, bool devices, struct error *err)
 {
@@ -34,9 +36,12 @@ static int topology_open(hwloc_topology_t *out, bool devices, struct error *err)
 		hwloc_topology_set_components(topology, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST,
 					      plugins[i]);
 	hwloc_topology_set_flags(topology, HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED);
-	if (devices)
+	if (devices) {
 		hwloc_topology_set_type_filter(topology, HWLOC_OBJ_PCI_DEVICE,
 					       HWLOC_TYPE_FILTER_KEEP_IMPORTANT);
+		hwloc_topology_set_type_filter(topology, HWLOC_OBJ_OS_DEVICE,
+					       HWLOC_TYPE_FILTER_KEEP_IMPORTANT);
+	}
 	if (hwloc_topology_load(topology)) {
 		hwloc_topology_destroy(topology);
 		return error_run(err, "hwloc cannot read this machine's topology: %s",
@@ -54,13 +59,42 @@ static bool any_set(const char *const *names)
 	return false;
 }
 
-/* Whether the words of the parent's command line, mpirun where there is one, ask for a binding. */
-static bool parent_asks_for_binding(void)
+/* The nearest ancestor of this process that is mpirun or its daemon, also behind a script that mpirun
+ * started; 0 where there is none. */
+static pid_t find_launcher(void)
+{
+	static const char *const names[] = {"mpirun", "mpiexec", "orterun", "orted", "prterun", "prted",
+					    "prte"};
+	char path[64], line[512], name[32];
+	pid_t process = getppid();
+	while (process > 1) {
+		int parent = 0;
+		snprintf(path, sizeof path, "/proc/%d/stat", (int)process);
+		FILE *file = fopen(path, "r");
+		size_t length = file ? fread(line, 1, sizeof line - 1, file) : 0;
+		if (file)
+			fclose(file);
+		line[length] = '\0';
+		char *open = strchr(line, '('), *close = strrchr(line, ')');
+		if (!open || !close || sscanf(close, ") %*c %d", &parent) != 1)
+			return 0;
+		snprintf(name, sizeof name, "%.*s", (int)(close - open - 1), open + 1);
+		for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+			if (!strcmp(name, names[i]) ||
+			    (!strncmp(name, names[i], strlen(names[i])) && name[strlen(names[i])] == '.'))
+				return process;
+		process = parent;
+	}
+	return 0;
+}
+
+/* Whether the words of the launcher's command line, or else the parent's, ask for a binding. */
+static bool launcher_asks_for_binding(pid_t launcher)
 {
 	static const char *const words[] = {"bind-to", "rankfile", "-rf", "cpu-set", "cpu-list",
 					    "pe="};
 	char path[64], line[16384];
-	snprintf(path, sizeof path, "/proc/%d/cmdline", (int)getppid());
+	snprintf(path, sizeof path, "/proc/%d/cmdline", (int)(launcher ? launcher : getppid()));
 	FILE *file = fopen(path, "r");
 	size_t length = file ? fread(line, 1, sizeof line - 1, file) : 0;
 	if (file)
@@ -77,7 +111,7 @@ static bool parent_asks_for_binding(void)
 /* mpirun binds two ranks to a core each without being asked: that is no wish of the user's. Open
  * MPI 4 marks its ranks and passes explicit policies on in the environment; Open MPI 5 (PRRTE)
  * passes on what stands in the environment or a file, so the command line is read as well. */
-static bool bound_by_default(void)
+static bool bound_by_default(pid_t launcher)
 {
 	static const char *const marks[] = {"OMPI_MCA_orte_bound_at_launch", "PRTE_LAUNCHED", NULL};
 	static const char *const wishes[] = {
@@ -91,20 +125,24 @@ static bool bound_by_default(void)
 	if (!mapping)
 		mapping = getenv("PRTE_MCA_rmaps_default_mapping_policy");
 	return any_set(marks) && !any_set(wishes) && !(mapping && strcasestr(mapping, "pe=")) &&
-	       !parent_asks_for_binding();
+	       !launcher_asks_for_binding(launcher);
 }
 
 /* The PUs that this process may use, and whether somebody asked for exactly them. */
 static int find_allowed(hwloc_topology_t topology, hwloc_bitmap_t allowed, bool *kept)
 {
 	hwloc_const_bitmap_t machine = hwloc_topology_get_allowed_cpuset(topology);
+	pid_t launcher = find_launcher();
+	bool by_default = bound_by_default(launcher);
 	*kept = false;
-	if (bound_by_default() ||
-	    hwloc_get_cpubind(topology, allowed, HWLOC_CPUBIND_PROCESS) ||
+	/* mpirun's own default binding is undone, but taskset, Slurm or a cgroup around mpirun hold. */
+	if ((by_default && !launcher) ||
+	    (by_default ? hwloc_get_proc_cpubind(topology, launcher, allowed, 0)
+			: hwloc_get_cpubind(topology, allowed, HWLOC_CPUBIND_PROCESS)) ||
 	    !hwloc_bitmap_intersects(allowed, machine))
 		return hwloc_bitmap_copy(allowed, machine);
 	hwloc_bitmap_and(allowed, allowed, machine);
-	*kept = !hwloc_bitmap_isequal(allowed, machine);
+	*kept = !by_default && !hwloc_bitmap_isequal(allowed, machine);
 	return 0;
 }
 
@@ -179,8 +217,87 @@ fail:
 	return result;
 }
 
+/* Cores of this machine that the cgroup allows and no rank of the node has. */
+static int32_t count_free(hwloc_topology_t topology, const struct placement_choice *choices, int count)
+{
+	hwloc_bitmap_t left = hwloc_bitmap_dup(hwloc_topology_get_allowed_cpuset(topology));
+	int cores = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE), found = 0;
+	for (int c = 0; left && c < cores; c++) {
+		hwloc_const_bitmap_t core = hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE,
+								  (unsigned)c)->cpuset;
+		bool taken = !hwloc_bitmap_intersects(core, left);
+		for (int r = 0; r < count && !taken; r++)
+			taken = hwloc_bitmap_intersects(core, choices[r].cpus);
+		found += !taken;
+	}
+	hwloc_bitmap_free(left);
+	return found;
+}
+
+/* How this rank's GPU is linked to those of the node's other ranks: "NVLink to 1, 2; ...". */
+static void describe_links(const struct group *group, const struct wish *wishes, char *text, size_t size)
+{
+	const char **others = calloc((size_t)group->size, sizeof *others);
+	enum cuda_link *links = calloc((size_t)group->size, sizeof *links);
+	int *ranks = calloc((size_t)group->size, sizeof *ranks), count = 0;
+	size_t length = 0;
+	for (int r = 0; others && links && ranks && r < group->size; r++)
+		if (r != group->rank && wishes[r].node == mpi_group_node(group) &&
+		    wishes[r].device.present) {
+			others[count] = wishes[r].device.pci_bus_id;
+			ranks[count++] = r;
+		}
+	if (count)
+		cuda_device_links(wishes[group->rank].device.pci_bus_id, others, count, links);
+	for (enum cuda_link link = CUDA_LINK_SAME; count && link <= CUDA_LINK_SYSTEM; link++) {
+		bool first = true;
+		for (int i = 0; i < count; i++)
+			if (links[i] == link && length < size) {
+				length += (size_t)snprintf(text + length, size - length, "%s%s%s%d",
+							   !first ? ", " : length ? "; " : "",
+							   first ? cuda_link_name(link) : "",
+							   first ? " to " : "", ranks[i]);
+				first = false;
+			}
+	}
+	free(others);
+	free(links);
+	free(ranks);
+}
+
+/* This rank's line of the map, but for what binding brings. */
+static void describe_place(hwloc_topology_t topology, const struct group *group,
+			   const struct wish *wishes, const struct placement_choice *choices,
+			   const struct placement_options *options, struct placement_row *row)
+{
+	const struct placement_device *device = &wishes[group->rank].device;
+	const struct placement_choice *choice = &choices[group->local_rank];
+	snprintf(row->host, sizeof row->host, "%s", mpi_group_host(group));
+	row->pid = getpid();
+	row->node = mpi_group_node(group);
+	row->unbound = options->no_bind;
+	fill_row(row, device, choice);
+	row->free_cores = count_free(topology, choices, group->local_size);
+	placement_nearest_nic(topology, device->present ? device->pci_bus_id : NULL, choice->cpus,
+			      row->nic, sizeof row->nic);
+	if (device->present && options->links)
+		describe_links(group, wishes, row->links, sizeof row->links);
+}
+
+/* What --no-bind leaves a process with, in the place of what the rule chose: as many threads, on
+ * whatever cores. */
+static void leave_unbound(hwloc_topology_t topology, struct placement_row *row)
+{
+	hwloc_bitmap_t given = hwloc_bitmap_alloc();
+	if (given && !hwloc_get_cpubind(topology, given, HWLOC_CPUBIND_PROCESS))
+		hwloc_bitmap_list_snprintf(row->cpus, sizeof row->cpus, given);
+	hwloc_bitmap_free(given);
+	row->shared = row->near = row->known = false;
+}
+
 int placement_apply(struct group *group, const struct placement_device *device,
-		    struct placement_row **out, struct error *err)
+		    const struct placement_options *options, struct placement_row **out,
+		    struct error *err)
 {
 	hwloc_topology_t topology = NULL;
 	int result = -1, chosen = 0;
@@ -196,7 +313,7 @@ int placement_apply(struct group *group, const struct placement_device *device,
 		goto fail;
 	if (!wishes || !choices || !rows || !allowed)
 		error_memory(err, "the placement");
-	else if (!topology_open(&topology, devices > 0, err))
+	else if (!topology_open(&topology, devices > 0 || options->network, err))
 		result = find_allowed(topology, allowed, &kept);
 	if (group->agree(group, result, err))
 		goto fail;
@@ -209,10 +326,14 @@ int placement_apply(struct group *group, const struct placement_device *device,
 	if (!choose_node(topology, group, wishes, choices, err)) {
 		chosen = group->local_size;
 		const struct placement_choice *choice = &choices[group->local_rank];
-		snprintf(row.host, sizeof row.host, "%s", mpi_group_host(group));
-		fill_row(&row, device, choice);
-		result = bind_process(topology, choice, &row.memory_bound, err);
+		describe_place(topology, group, wishes, choices, options, &row);
 		mpi_group_share_cores(group, choice->shared);
+		if (options->no_bind) {
+			leave_unbound(topology, &row);
+			result = 0;
+		} else {
+			result = bind_process(topology, choice, &row.memory_bound, err);
+		}
 	}
 	result = group->agree(group, result, err);
 	if (!result)
@@ -273,33 +394,4 @@ fail:
 	free(choices);
 	free(rows);
 	return result;
-}
-
-void placement_print(FILE *out, const struct placement_row *rows, int count)
-{
-	int host = 4, cores = 5, nodes = 4;
-	char text[192];
-	for (int r = 0; r < count; r++) {
-		int width = snprintf(text, sizeof text, "%d (%s)", rows[r].cores, rows[r].cpus);
-		cores = width > cores ? width : cores;
-		width = (int)strlen(rows[r].host);
-		host = width > host ? width : host;
-		width = (int)strlen(rows[r].nodes);
-		nodes = width > nodes ? width : nodes;
-	}
-	fprintf(out, "rank  %-*s  %-*s  %-*s  GPU\n", host, "host", cores, "cores", nodes, "NUMA");
-	for (int r = 0; r < count; r++) {
-		const struct placement_row *row = &rows[r];
-		snprintf(text, sizeof text, "%d (%s)", row->cores, row->cpus);
-		fprintf(out, "%4d  %-*s  %-*s  %-*s  ", row->rank, host, row->host, cores, text,
-			nodes, *row->nodes ? row->nodes : "-");
-		if (row->device.present)
-			fprintf(out, "%s, %s%s", row->device.name, row->device.pci_bus_id,
-				!row->known  ? ", locality unknown"
-				: !row->near ? ", far from these cores"
-					     : "");
-		else
-			fputs("none", out);
-		fputs(row->shared ? "; cores shared with another rank\n" : "\n", out);
-	}
 }

@@ -6,7 +6,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kernels/cuda/cuda.h"
+#include "launcher/fault.h"
+#include "launcher/load_report.h"
+#include "launcher/memory_check.h"
 #include "launcher/output.h"
+#include "launcher/start_checks.h"
+#include "launcher/watchdog.h"
 #include "runtime/base/file.h"
 #include "runtime/model/plan.h"
 #include "runtime/model/rope.h"
@@ -120,13 +126,29 @@ static int open_tokenizer(struct session *session, const char *folder, struct er
 	return result;
 }
 
-/* A rank number beyond the heads is refused as soon as the heads are known. */
-static int read_model(struct session *session, struct error *err)
+/* What --stats and --profile ask for. */
+static int open_observers(struct session *session, struct error *err)
 {
+#ifdef TPRUN_CUDA
+	if (session->options->profile)
+		session->profile = cuda_profile();
+#endif
+	if (session->options->profile && !session->profile)
+		return error_usage(err, "--profile: this tprun was built without NVTX; build it where nvcc and "
+					"nvtx3/nvToolsExt.h of the CUDA toolkit are found (CUDA_HOME)");
+	return session->world->rank == 0 ? stats_open(&session->stats, session->options, &session->log, err)
+					 : 0;
+}
+
+/* A rank number beyond the heads is refused as soon as the heads are known. */
+static int read_model(struct session *session, struct likeness *likeness, struct error *err)
+{
+	if (open_observers(session, err))
+		return -1;
 	const struct options *options = session->options;
 	struct model_config *config = &session->config;
 	struct generation_defaults *defaults = &session->defaults;
-	char *folder;
+	char *folder, *path = NULL;
 	int result = -1;
 	if (session_read_config(options, config, &folder, err) ||
 	    shard_make(&session->shard, config, session->group->size, session->group->rank, err))
@@ -136,8 +158,15 @@ static int read_model(struct session *session, struct error *err)
 		goto fail;
 	if (session_read_headers(options, folder, config, &session->checkpoint, &session->dtype, err))
 		goto fail;
+	path = folder ? file_join(folder, "config.json", err) : NULL;
+	if ((folder && !path) ||
+	    likeness_make(likeness, path ? path : options->shape.data,
+			  session->checkpoint ? checkpoint_hash(session->checkpoint) : 0,
+			  session->dtype, err))
+		goto fail;
 	result = open_tokenizer(session, folder, err);
 fail:
+	free(path);
 	free(folder);
 	return result;
 }
@@ -148,11 +177,17 @@ int session_open(struct session *session, const struct options *options, struct 
 	memset(session, 0, sizeof *session);
 	session->options = options;
 	session->world = world;
+	session->log = log_make(options, world->rank);
 	session->group = group;
 	session->start = output_now();
 	session->times.mpi = output_process_age();
-	int result = group->agree(group, read_model(session, err), err);
+	watchdog_set_leader(mpi_group_watchdog(world), world->rank - group->rank);
+	struct likeness likeness;
+	int result = group->agree(group, read_model(session, &likeness, err), err);
+	if (!result)
+		result = likeness_check(&likeness, world, err);
 	session->times.model = output_now() - session->start;
+	activity_enter(mpi_group_activity(world), ACTIVITY_IDLE);
 	return result;
 }
 
@@ -187,32 +222,16 @@ static struct plan_options plan_of(const struct session *session, const struct s
 static int check_memory(const struct session *session, const struct session_sizes *sizes,
 			int32_t kv_blocks, struct error *err)
 {
-	const struct device_choice *device = &session->device;
-	struct plan_options plan = plan_of(session, sizes);
-	struct backend_memory memory;
-	char text[5][32];
+	struct plan_options plan = plan_of(session, sizes), leaner = plan;
+	const struct memory_check check = {
+		.config = &session->config, .plan = &plan, .leaner = &leaner,
+		.instead = sizes->kv_blocks ? "smaller --tests" : NULL,
+	};
 	if ((sizes->fill || sizes->kv_blocks) && kv_blocks <= INT32_MAX / KV_BLOCK)
 		plan.kv_tokens = kv_blocks * KV_BLOCK;
-	if (plan_rank(&session->config, &plan, session->group->rank, &memory, err))
-		return -1;
-	if (!device->memory || plan_total(&memory) <= device->memory)
-		return 0;
-	plan.kv_tokens = 0;
 	if (!sizes->fill)
-		plan.max_tokens = 0;
-	int32_t largest = plan_largest_context(&session->config, &plan, device->memory);
-	char cure[96] = "more ranks, or a smaller --dtype, would";
-	if (sizes->kv_blocks)
-		snprintf(cure, sizeof cure, "smaller --tests, more ranks or a smaller --dtype would");
-	else if (largest)
-		snprintf(cure, sizeof cure, "--context %d would", largest);
-	return error_usage(err, "the model does not fit: a rank needs %s (weights %s, KV cache of %lld "
-				"positions %s, workspace and libraries %s) and has %s; %s",
-			   output_bytes(text[0], plan_total(&memory)),
-			   output_bytes(text[1], memory.weights), (long long)kv_blocks * KV_BLOCK,
-			   output_bytes(text[2], memory.kv_cache),
-			   output_bytes(text[3], memory.workspace + memory.overhead),
-			   output_bytes(text[4], device->memory), cure);
+		leaner.max_tokens = 0;
+	return memory_check(&check, session->group->rank, session->device.memory, err);
 }
 
 /* The memory that a cache which takes what is left may fill, weights and all included. On CUDA all
@@ -289,9 +308,30 @@ static int choose_cache(const struct session *session, struct session_sizes *siz
 	if (mpi_group_least(session->world, fitting > one ? fitting : one, kv_blocks, err))
 		return -1;
 	if (sizes->context < wanted && session_speaks(session))
-		fprintf(stderr, "tprun: a sequence has %d positions, of the %d that the model reaches: "
-				"no more fit into memory\n", sizes->context, wanted);
+		log_say(&session->log, LOG_INFO, "tprun: a sequence has %d positions, of the %d that the "
+			"model reaches: no more fit into memory", sizes->context, wanted);
 	return 0;
+}
+
+/* The map, and what is wrong with it. */
+static void tell_placement(const struct session *session, const struct placement_row *rows)
+{
+	struct log log = session->log;
+	char *text = NULL, *warnings = placement_warnings(rows, session->world->size);
+	size_t length;
+	FILE *out = open_memstream(&text, &length);
+	if (session->options->print_placement && log.level < LOG_INFO)
+		log.level = LOG_INFO; /* asked for by name */
+	if (out) {
+		placement_print(out, rows, session->world->size);
+		fclose(out);
+	}
+	if (text)
+		log_text(&log, LOG_INFO, text);
+	if (warnings)
+		log_text(&session->log, LOG_WARNING, warnings);
+	free(warnings);
+	free(text);
 }
 
 /* Binds the process before CUDA contexts and compute threads start; shows the map. */
@@ -299,15 +339,24 @@ static int place(struct session *session, int *threads, struct error *err)
 {
 	const struct options *options = session->options;
 	struct placement_row *rows;
-	if (placement_apply(session->world, &session->device.placement, &rows, err))
+	char device[sizeof session->device.placement.name + 16] = "";
+	bool shown = !options->quiet || options->print_placement;
+	const struct placement_options how = {
+		.no_bind = options->no_bind, .network = options->print_placement, .links = shown,
+	};
+	if (placement_apply(session->world, &session->device.placement, &how, &rows, err))
 		return -1;
 	*threads = rows[session->world->rank].cores;
-	if (session_speaks(session) || (session->world->rank == 0 && options->print_placement))
-		placement_print(stderr, rows, session->world->size);
+	if (session->device.cuda)
+		snprintf(device, sizeof device, "GPU %d, %s", session->device.device,
+			 session->device.placement.name);
+	watchdog_set_device(mpi_group_watchdog(session->world), device);
+	if (session->world->rank == 0)
+		tell_placement(session, rows);
 	free(rows);
 	if (session->device.shared && session_speaks(session))
-		fputs("tprun: warning: ranks share a GPU: sums go through host memory and are slow\n",
-		      stderr);
+		log_say(&session->log, LOG_WARNING, "tprun: warning: ranks share a GPU: sums go through host "
+			"memory and are slow");
 	return 0;
 }
 
@@ -318,6 +367,25 @@ static int open_backend(struct session *session, struct error *err)
 		return cuda_backend_open(&session->backend, &session->backend_options, err);
 #endif
 	return cpu_backend_open(&session->backend, &session->backend_options, err);
+}
+
+static void abort_backend(void *backend)
+{
+	((struct backend *)backend)->ops->abort(backend);
+}
+
+/* The ranks' sums are tried before anything is built upon them. */
+static int connect_ranks(struct session *session, struct error *err)
+{
+	struct activity *activity = mpi_group_activity(session->world);
+	activity_enter(activity, ACTIVITY_CONNECT);
+	if (fault_check(session->world, activity, err) ||
+	    session->world->agree(session->world, sums_check(session->group, err), err) ||
+	    session->world->agree(session->world, open_backend(session, err), err))
+		return -1;
+	if (session->backend->ops->abort)
+		watchdog_set_abort(mpi_group_watchdog(session->world), abort_backend, session->backend);
+	return 0;
 }
 
 /* Threads that read: as many as this rank has cores. TPRUN_READERS asks for fewer, to measure what
@@ -333,24 +401,29 @@ static int load_weights(struct session *session, int cores, struct error *err)
 {
 	const struct backend_ops *ops = session->backend->ops;
 	struct progress bar;
+	profile_begin(session->profile, "load");
 	const struct weights_progress progress = {progress_bytes, &bar};
 	const struct weights_options options = {
 		.dtype = session->dtype, .threads = choose_readers(cores),
 		.progress = session->world->rank == 0 ? &progress : NULL,
+		.activity = mpi_group_activity(session->world),
 	};
 	int result;
 	if (!session->checkpoint) {
 		result = ops->load_random(session->backend, RANDOM_WEIGHTS_SEED, err);
 	} else {
 		progress_start(&bar, "weights", session->options->progress,
-			       session->options->quiet);
-		result = weights_load(session->checkpoint, &session->config, &session->shard,
-				      session->group, session->backend, &options,
-				      &session->bytes_read, err);
+			       session->options->quiet || session->log.stamped);
+		bool once = session->options->load == LOAD_BROADCAST;
+		result = (once ? weights_broadcast : weights_load)(
+			session->checkpoint, &session->config, &session->shard,
+			once ? session->world : session->group, session->backend, &options,
+			&session->bytes_read, err);
 		progress_end(&bar);
 	}
 	checkpoint_close(session->checkpoint);
 	session->checkpoint = NULL;
+	profile_end(session->profile);
 	return result;
 }
 
@@ -358,16 +431,12 @@ static int load_weights(struct session *session, int cores, struct error *err)
 static void tell_times(const struct session *session)
 {
 	const struct session_times *t = &session->times;
-	char rate[80] = "", bytes[2][32];
 	if (!session_speaks(session))
 		return;
-	if (session->bytes_read && t->weights > 0)
-		snprintf(rate, sizeof rate, " (%s, %s/s)", output_bytes(bytes[0], session->bytes_read),
-			 output_bytes(bytes[1], (uint64_t)((double)session->bytes_read / t->weights)));
-	fprintf(stderr, "ready in %.2f s: MPI %.2f, model %.2f, devices %.2f, backend %.2f, "
-			"weights %.2f%s, rest %.2f\n",
+	log_say(&session->log, LOG_INFO, "ready in %.2f s: MPI %.2f, model %.2f, devices %.2f, backend "
+		"%.2f, weights %.2f, rest %.2f",
 		t->mpi + t->model + t->devices + t->backend + t->weights + t->rest, t->mpi, t->model,
-		t->devices, t->backend, t->weights, rate, t->rest);
+		t->devices, t->backend, t->weights, t->rest);
 }
 
 /* The seconds since *begun, which is now. */
@@ -382,11 +451,13 @@ int session_start(struct session *session, const struct session_sizes *wanted, s
 {
 	struct group *world = session->world, *group = session->group;
 	struct model_config *config = &session->config;
+	struct activity *activity = mpi_group_activity(world);
 	struct session_sizes sizes = *wanted;
 	float magnitude = 1;
 	int32_t kv_blocks;
 	int threads = 1;
 	double begun = output_now();
+	activity_enter(activity, ACTIVITY_DEVICE);
 	int result = devices_choose(&session->device, world, session->options->backend, err);
 	if (world->agree(world, result, err) ||
 	    world->agree(world, place(session, &threads, err), err) ||
@@ -415,17 +486,27 @@ int session_start(struct session *session, const struct session_sizes *wanted, s
 		.max_logit_rows = sizes.max_logit_rows,
 		.device = session->device.device,
 		.threads = threads,
+		.profile = session->profile, .activity = activity,
 	};
-	if (world->agree(world, open_backend(session, err), err))
+	if (connect_ranks(session, err))
 		return -1;
 	session->times.backend = lap(&begun);
-	if (world->agree(world, load_weights(session, threads, err), err))
+	activity_enter(activity, ACTIVITY_LOAD);
+	if (fault_check(world, activity, err) ||
+	    world->agree(world, load_weights(session, threads, err), err))
 		return -1;
 	session->times.weights = lap(&begun);
+	activity_enter(activity, ACTIVITY_CONNECT); /* a backend may have connected meanwhile: it ends here */
+	if (load_report(world, &session->log, session->bytes_read, session->times.weights, err))
+		return -1;
 	if (world->agree(world, session->backend->ops->load_end(session->backend, err), err) ||
 	    world->agree(world, engine_open(&session->engine, session->backend,
 					    &session->backend_options, err), err))
 		return -1;
+	result = stats_start(session->stats, session->engine, session->device.cuda ? NULL : group, err);
+	if (world->agree(world, result, err))
+		return -1;
+	activity_enter(activity, ACTIVITY_IDLE);
 	session->times.rest = lap(&begun);
 	session->load_s = output_now() - session->start;
 	tell_times(session);
@@ -436,6 +517,12 @@ void session_close(struct session *session)
 {
 	if (!session)
 		return;
+	if (session->world) {
+		activity_enter(mpi_group_activity(session->world), ACTIVITY_STOP);
+		watchdog_set_abort(mpi_group_watchdog(session->world), NULL, NULL);
+	}
+	stats_close(session->stats);
+	session->stats = NULL;
 	engine_close(session->engine);
 	if (session->backend)
 		session->backend->ops->close(session->backend);

@@ -9,7 +9,9 @@
 #define TPRUN_LAUNCHER_SESSION_H
 
 #include "launcher/devices.h"
+#include "launcher/log.h"
 #include "launcher/options.h"
+#include "launcher/stats.h"
 #include "runtime/engine/engine.h"
 #include "runtime/model/config.h"
 #include "runtime/model/shard.h"
@@ -18,6 +20,9 @@
 
 struct session {
 	const struct options *options;
+	struct log log;
+	struct stats *stats; /* world rank 0's; NULL: none are asked for */
+	const struct profile *profile; /* NULL: none is asked for */
 	struct group *world; /* all ranks: devices, memory and placement */
 	struct group *group; /* those that hold the model together, maybe the same */
 	struct model_config config;

@@ -17,6 +17,8 @@ static struct {
 	timer_t timers[STOP_NOW + 1];
 	char message[500];
 	atomic_size_t length;
+	void (*at_end)(void);
+	struct log log;
 } state;
 
 static void start_timer(enum stop_request request, int milliseconds)
@@ -47,8 +49,13 @@ __attribute__((noreturn))
 static void on_deadline(int number)
 {
 	(void)number;
-	ssize_t ignored = write(STDERR_FILENO, state.message, atomic_load(&state.length));
+	char text[LOG_STAMP + sizeof state.message];
+	size_t length = atomic_load(&state.length), stamp = log_stamp(&state.log, LOG_INFO, text);
+	memcpy(text + stamp, state.message, length);
+	ssize_t ignored = write(STDERR_FILENO, text, length ? stamp + length : 0);
 	(void)ignored;
+	if (state.at_end)
+		state.at_end();
 	_exit(ERROR_STOPPED);
 }
 
@@ -84,6 +91,16 @@ void stop_request_message(const char *text)
 	atomic_store(&state.length, 0); /* a deadline meanwhile says nothing rather than half of it */
 	memcpy(state.message, text, length);
 	atomic_store(&state.length, length);
+}
+
+void stop_request_log(const struct log *log)
+{
+	state.log = *log;
+}
+
+void stop_request_at_end(void (*call)(void))
+{
+	state.at_end = call;
 }
 
 void stop_request_end(void)

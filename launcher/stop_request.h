@@ -13,6 +13,7 @@
 #ifndef TPRUN_LAUNCHER_STOP_REQUEST_H
 #define TPRUN_LAUNCHER_STOP_REQUEST_H
 
+#include "launcher/log.h"
 #include "runtime/base/error.h"
 
 /* In order of strength. */
@@ -38,6 +39,11 @@ void stop_request_raise(enum stop_request);
 /* What is written to standard error when a deadline ends this process; copied, and cut where it is
  * longer than 500 bytes. Without it the process ends without a word. */
 void stop_request_message(const char *text);
+/* How that is said: stamped or not. At first it is not. Before stop_request_open. */
+void stop_request_log(const struct log *);
+
+/* What to call before a deadline ends this process: nothing but what a signal's handler may call. */
+void stop_request_at_end(void (*call)(void));
 
 /* The run has stopped in order and said so. Where a request was seen, what is left to do, the end of
  * MPI, gets STOP_END_MS: once a first rank has ended with status 3, mpirun ends the job, and the

@@ -106,7 +106,8 @@ static size_t shown(bool wanted, bool quiet, char *text, size_t size)
 	struct batch_progress progress = {.total = 10, .fraction = -1};
 	fflush(stderr);
 	dup2(file, STDERR_FILENO);
-	batch_report_start(&report, wanted, quiet);
+	const struct log log = {.level = quiet ? LOG_ERROR : LOG_INFO};
+	batch_report_start(&report, wanted, &log);
 	for (int i = 0; i < 6; i++) {
 		progress.done++;
 		batch_report_progress(&report, &progress);

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 
 #include "launcher/mpi_group.h"
+#include "launcher/start_checks.h"
 
 /* The binary starts itself under mpirun; each rank runs the tests, and rank 0 speaks. Random inputs
  * are the same on all ranks: they come from rank 0's seed. */
@@ -171,6 +172,22 @@ static void local_ranks(void)
 	free(nodes);
 }
 
+static int wrong_sum(const struct group *ranks, float *data, size_t count, struct error *error)
+{
+	int result = group->sum(group, data, count, error);
+	data[test_int(0, (int64_t)count - 1)] += (float)(ranks->rank + 1);
+	return result;
+}
+
+static void known_sums(void)
+{
+	struct group wrong = *group;
+	CHECK_OK(sums_check(group, &err), &err);
+	wrong.sum = wrong_sum;
+	CHECK(sums_check(&wrong, &err) != 0);
+	CHECK(strstr(err.message, "known values") != NULL);
+}
+
 static int run_ranks(void)
 {
 	if (mpi_group_open(&group, &err)) {
@@ -190,6 +207,7 @@ static int run_ranks(void)
 	RUN(agree);
 	RUN(idle_wait);
 	RUN(local_ranks);
+	RUN(known_sums);
 	mpi_group_close(group);
 	TEST_END();
 }

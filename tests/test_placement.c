@@ -3,6 +3,7 @@
 
 #include "launcher/placement.h"
 #include "launcher/placement_choose.h"
+#include "launcher/placement_nic.h"
 
 enum { RANKS_MAX = 16 };
 
@@ -333,18 +334,89 @@ static void map(void)
 	size_t length;
 	FILE *out = open_memstream(&text, &length);
 	struct placement_row rows[] = {
-		{0, "a", {true, "Some GPU", "0000:17:00.0"}, 4, true, true, false, true, "0-3", "0"},
-		{1, "node17", {true, "Some GPU", "0000:65:00.0"}, 12, false, false, false, true,
-		 "4-15", "0-1"},
-		{2, "b", {false, "", ""}, 1, false, false, true, true, "3", "1"},
+		{.rank = 0, .host = "a", .device = {true, "Some GPU", "0000:17:00.0", "GPU-17"}, .cores = 4,
+		 .near = true, .known = true, .memory_bound = true, .cpus = "0-3", .nodes = "0",
+		 .pid = 17, .nic = "mlx5_0", .links = "NVLink to 1"},
+		{.rank = 1, .host = "node17", .device = {true, "Some GPU", "0000:65:00.0", ""},
+		 .cores = 12, .cpus = "4-15", .nodes = "0-1", .pid = 123456},
+		{.rank = 2, .host = "b", .cores = 1, .shared = true, .memory_bound = true, .cpus = "3",
+		 .nodes = "1", .unbound = true},
 	};
 	placement_print(out, rows, 3);
 	fclose(out);
-	CHECK_STR(text, "rank  host    cores      NUMA  GPU\n"
-			"   0  a       4 (0-3)    0     Some GPU, 0000:17:00.0\n"
-			"   1  node17  12 (4-15)  0-1   Some GPU, 0000:65:00.0, locality unknown\n"
-			"   2  b       1 (3)      1     none; cores shared with another rank\n");
+	CHECK_STR(text, "rank  host    pid     cores      NUMA  memory   NIC     GPU\n"
+			"   0  a       17      4 (0-3)    0     bound    mlx5_0  Some GPU, 0000:17:00.0, "
+			"GPU-17, NVLink to 1\n"
+			"   1  node17  123456  12 (4-15)  0-1   local    -       Some GPU, 0000:65:00.0, "
+			"locality unknown\n"
+			"   2  b       -       1 (3)      1     unbound  -       none; cores shared with "
+			"another rank\n");
 	free(text);
+}
+
+/* One line a node and a fault; nothing where nothing is wrong. */
+static void warnings(void)
+{
+	struct placement_row rows[12];
+	for (int r = 0; r < 12; r++) {
+		rows[r] = (struct placement_row){.rank = r, .device = {.present = true}, .near = true,
+						 .known = true, .node = r / 4 * 4};
+		snprintf(rows[r].host, sizeof rows[r].host, "h%d", r / 4);
+	}
+	CHECK(!placement_warnings(rows, 12));
+	for (int r = 0; r < 4; r++)
+		rows[r].shared = true; /* none is free: it can't be helped */
+	rows[7].near = rows[7].known = false;
+	rows[8].device.present = rows[8].near = false;
+	CHECK(!placement_warnings(rows, 12));
+	for (int r = 4; r < 6; r++) {
+		rows[r].shared = true;
+		rows[r].free_cores = 3;
+	}
+	rows[5].near = rows[11].near = false;
+	char *text = placement_warnings(rows, 12), *at = text;
+	const char *const starts[] = {
+		"tprun: warning: ranks 4, 5 (host h1) share cores while 3 of this machine's are free: ",
+		"tprun: warning: rank 5 (host h1) runs on cores far from the GPU: ",
+		"tprun: warning: rank 11 (host h2) runs on cores far from the GPU: ",
+	};
+	CHECK(text != NULL);
+	for (int i = 0; i < 3 && at; i++, at = strchr(at, '\n') ? strchr(at, '\n') + 1 : NULL)
+		CHECK_MSG(!strncmp(at, starts[i], strlen(starts[i])) && strstr(at, "--bind-to none"), "%s", at);
+	CHECK(at && !*at);
+	free(text);
+
+	for (int r = 0; r < 12; r++)
+		rows[r] = (struct placement_row){.rank = r, .shared = true, .free_cores = 1, .host = "h"};
+	text = placement_warnings(rows, 12);
+	CHECK_MSG(text && strstr(text, "ranks 0, 1, 2, 3, 4, 5, 6, 7, ... (host h)"), "%s", text);
+	free(text);
+}
+
+static void nearest_nic(void)
+{
+	static const char *const expected[] = {"mlx5_0", "mlx5_0", "mlx5_1", "mlx5_2"};
+	hwloc_topology_t topology = load("two-sockets-with-nics", false);
+	hwloc_bitmap_t cpus = hwloc_bitmap_alloc();
+	char name[64];
+	hwloc_bitmap_set_range(cpus, 0, 3);
+	for (int g = 0; g < 4; g++) {
+		placement_nearest_nic(topology, four_gpus[g], cpus, name, sizeof name);
+		CHECK_STR(name, expected[g]);
+	}
+	/* Without a device it goes by the cores. */
+	placement_nearest_nic(topology, NULL, cpus, name, sizeof name);
+	CHECK_STR(name, "mlx5_0");
+	hwloc_bitmap_zero(cpus);
+	hwloc_bitmap_set_range(cpus, 8, 11);
+	placement_nearest_nic(topology, NULL, cpus, name, sizeof name);
+	CHECK_STR(name, "mlx5_1");
+	hwloc_topology_destroy(topology);
+	topology = load("two-sockets-four-gpus", false); /* it has none */
+	placement_nearest_nic(topology, four_gpus[0], cpus, name, sizeof name);
+	CHECK_STR(name, "");
+	hwloc_topology_destroy(topology);
+	hwloc_bitmap_free(cpus);
 }
 
 int main(void)
@@ -360,5 +432,7 @@ int main(void)
 	RUN(random_sets);
 	RUN(random_machines);
 	RUN(map);
+	RUN(warnings);
+	RUN(nearest_nic);
 	TEST_END();
 }

@@ -113,6 +113,25 @@ static bool blocks_fit(struct plan_options plan, int32_t blocks, uint64_t memory
 	return fits(plan, plan.context, memory);
 }
 
+/* The first number of ranks of which all fit. */
+static void least_ranks(void)
+{
+	static const char *const names[] = {"llama-3-8b", "qwen2.5-7b", "tinyllama-1.1b"};
+	for (int n = 0; n < 30; n++) {
+		read_shape(names[n % 3]);
+		struct plan_options plan = {
+			.cuda = test_int(0, 1), .dtype = (enum dtype)test_int(DTYPE_F32, DTYPE_BF16),
+			.ranks = (int32_t)test_int(1, 6), .context = (int32_t)test_int(1, 2048),
+		};
+		uint64_t memory = (uint64_t)test_int(1, 24) << 30;
+		int32_t expected = plan.ranks, is = plan_least_ranks(&config, &plan, memory);
+		for (struct plan_options more = plan;; more.ranks = ++expected)
+			if (expected > config.heads || fits(more, plan.context, memory))
+				break;
+		CHECK_MSG(is == (expected > config.heads ? 0 : expected), "%d ranks, not %d", is, expected);
+	}
+}
+
 static void kv_blocks(void)
 {
 	static const char *const names[] = {"llama-3-8b", "qwen2.5-7b", "tinyllama-1.1b"};
@@ -175,6 +194,7 @@ int main(void)
 {
 	RUN(bytes_of_published_models);
 	RUN(largest_context);
+	RUN(least_ranks);
 	RUN(kv_blocks);
 	RUN(too_many_ranks);
 	RUN(options_count);

@@ -5,10 +5,30 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "runtime/model/checkpoint.h"
 #include "tests/fake_group.h"
 #include "tests/random_checkpoint.h"
+
+/* How often each byte of a file was read while times was set: every read goes through here, in place of
+ * the C library's pread. */
+static struct {
+	ino_t file;
+	_Atomic unsigned char *times; /* [size] */
+	size_t size;
+} counted;
+
+ssize_t pread(int fd, void *data, size_t bytes, off_t offset);
+ssize_t pread(int fd, void *data, size_t bytes, off_t offset)
+{
+	struct stat info;
+	ssize_t got = syscall(SYS_pread64, fd, data, bytes, offset);
+	if (counted.times && !fstat(fd, &info) && info.st_ino == counted.file)
+		for (size_t i = 0; got > 0 && i < (size_t)got; i++)
+			counted.times[(size_t)offset + i]++;
+	return got;
+}
 
 /* A backend that keeps what it is handed, as float32, and how often. */
 struct recorder {
@@ -188,6 +208,7 @@ struct load_case {
 	size_t gap; /* between lent rows */
 	int failing_rank; /* whose backend or file fails, or -1 */
 	int unreadable;	  /* a file that fails takes the place of that rank's; -1: its backend fails */
+	int tp; /* weights_broadcast to replicas of so many ranks; 0: weights_load */
 	const char *truncate; /* a file cut in half between opening and loading, or NULL */
 	uint64_t bytes[FAKE_RANKS_MAX], reported[FAKE_RANKS_MAX], announced[FAKE_RANKS_MAX];
 	int results[FAKE_RANKS_MAX];
@@ -222,9 +243,12 @@ static int load_rank(const struct group *group, void *context, struct error *err
 	struct recorder *recorder = calloc(1, sizeof *recorder);
 	struct progress_context progress_context = {load, group->rank};
 	const struct weights_progress progress = {progress_report, &progress_context};
-	const struct weights_options options = {load->dtype, load->threads, &progress};
+	const struct weights_options options = {
+		.dtype = load->dtype, .threads = load->threads, .progress = &progress,
+	};
 	int result = -1;
-	if (shard_make(shard, &source->config, group->size, group->rank, err) ||
+	int tp = load->tp ? load->tp : group->size;
+	if (shard_make(shard, &source->config, tp, group->rank % tp, err) ||
 	    group->agree(group, checkpoint_open(&checkpoint, source->folder, &source->config, err),
 			 err))
 		goto done;
@@ -246,8 +270,9 @@ static int load_rank(const struct group *group, void *context, struct error *err
 	recorder->gap = load->gap;
 	if (load->unreadable < 0 && group->rank == load->failing_rank)
 		recorder->fail_after = (int)test_int(0, 5);
-	result = weights_load(checkpoint, &source->config, shard, group, &recorder->backend, &options,
-			      &load->bytes[group->rank], err);
+	result = (load->tp ? weights_broadcast : weights_load)(checkpoint, &source->config, shard, group,
+							       &recorder->backend, &options,
+							       &load->bytes[group->rank], err);
 	load->results[group->rank] = result;
 	load->used[group->rank] = recorder->threads;
 	for (int slot = 0; !result && slot < (source->config.layers + 1) * TENSOR_KINDS; slot++)
@@ -286,21 +311,41 @@ static uint64_t expected_bytes(const struct source *source, int ranks)
 	return total;
 }
 
-static void check_load(const struct source *source, int ranks, enum dtype dtype)
+/* The same where each byte is read once for all. */
+static uint64_t model_bytes(const struct source *source)
+{
+	uint64_t total = 0;
+	for (int slot = 0; slot < (source->config.layers + 1) * TENSOR_KINDS; slot++)
+		total += tensor_bytes(&source->tensors[slot]);
+	return total;
+}
+
+static void check_loaded(const struct source *source, int ranks, struct load_case load)
 {
 	struct error err = {0};
-	struct load_case load = load_case(source, dtype);
 	CHECK_MSG(fake_group_run(ranks, load_rank, &load, NULL, &err) == 0, "%d ranks: %s", ranks,
 		  err.message);
-	uint64_t total = 0;
+	uint64_t total = 0, expected = load.tp ? model_bytes(source) : expected_bytes(source, ranks);
 	for (int rank = 0; rank < ranks; rank++) {
 		total += load.bytes[rank];
 		CHECK(load.reported[rank] == load.bytes[rank] &&
 		      load.announced[rank] == load.bytes[rank]);
 		CHECK(load.used[rank] && load.used[rank] < 1u << load.threads);
 	}
-	CHECK_MSG(total == expected_bytes(source, ranks), "%llu bytes were read, not %llu",
-		  (unsigned long long)total, (unsigned long long)expected_bytes(source, ranks));
+	CHECK_MSG(total == expected, "%llu bytes were read, not %llu", (unsigned long long)total,
+		  (unsigned long long)expected);
+}
+
+static void check_load(const struct source *source, int ranks, enum dtype dtype)
+{
+	struct load_case load = load_case(source, dtype);
+	check_loaded(source, ranks, load);
+	load.tp = ranks;
+	check_loaded(source, ranks, load);
+	if (ranks > 1 && ranks % 2 == 0) {
+		load.tp = ranks / 2;
+		check_loaded(source, ranks, load);
+	}
 }
 
 static void random_models_in_parts(void)
@@ -358,6 +403,7 @@ static void failures_reach_all_ranks(void)
 		struct error err = {0};
 		struct load_case load = load_case(source, DTYPE_F32);
 		bool cut = test_int(0, 1);
+		load.tp = test_int(0, 1) ? ranks : 0;
 		if (cut)
 			load.truncate = "model.safetensors";
 		else
@@ -387,6 +433,7 @@ static void read_errors_reach_all_ranks(void)
 		struct error err = {0};
 		struct load_case load = load_case(source, DTYPE_F32);
 		load.failing_rank = (int)test_int(0, ranks - 1);
+		load.tp = i & 1 ? ranks : 0;
 		load.unreadable = open("/proc/self/mem", O_RDONLY);
 		char rank[16], path[128];
 		snprintf(rank, sizeof rank, "rank %d: ", load.failing_rank);
@@ -400,6 +447,46 @@ static void read_errors_reach_all_ranks(void)
 		close(load.unreadable);
 		source_close(source);
 	}
+}
+
+/* One reader for every byte, however many ranks and copies of the model there are. */
+static void broadcast_reads_each_byte_once(void)
+{
+	static const int cases[][2] = {{1, 1}, {2, 2}, {3, 3}, {4, 4}, {7, 7}, {6, 2}, {4, 1}, {64, 16}, {63, 1}};
+	struct source *source = source_make();
+	char path[128];
+	struct stat info;
+	uint64_t header;
+	source->config = (struct model_config){
+		.vocab = 3000, .hidden = 512, .intermediate = 700, .layers = 2, .heads = 16,
+		.kv_heads = 4, .head_dim = 32, .dtype = DTYPE_F16, .qkv_bias = true,
+	};
+	fill_tensors(source, false);
+	write_checkpoint(source, 1);
+	snprintf(path, sizeof path, "%s/model.safetensors", source->folder);
+	int fd = open(path, O_RDONLY);
+	CHECK(fd >= 0 && !fstat(fd, &info) && read(fd, &header, sizeof header) == sizeof header);
+	close(fd);
+	counted.file = info.st_ino;
+	counted.size = (size_t)info.st_size;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		struct load_case load = load_case(source, DTYPE_BF16);
+		uint64_t once = 0, more = 0;
+		load.tp = cases[i][1];
+		counted.times = calloc(counted.size, 1);
+		check_loaded(source, cases[i][0], load);
+		for (size_t at = 8 + (size_t)header; at < counted.size; at++) {
+			once += counted.times[at] == 1;
+			more += counted.times[at] > 1;
+		}
+		CHECK_MSG(once == model_bytes(source) && !more, "%d ranks, %d a replica: %llu bytes were "
+			  "read once, of %llu, and %llu more often", cases[i][0], load.tp,
+			  (unsigned long long)once, (unsigned long long)model_bytes(source),
+			  (unsigned long long)more);
+		free((void *)counted.times);
+		counted.times = NULL;
+	}
+	source_close(source);
 }
 
 /* ---- what the disk reads ----------------------------------------------------------------- */
@@ -479,6 +566,7 @@ int main(void)
 	RUN(random_models_in_parts);
 	RUN(tensors_beyond_a_part);
 	RUN(rows_beyond_a_part);
+	RUN(broadcast_reads_each_byte_once);
 	RUN(read_errors_reach_all_ranks);
 	RUN(ranks_fetch_each_page_once);
 	RUN(failures_reach_all_ranks);

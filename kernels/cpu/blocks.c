@@ -117,6 +117,16 @@ void cpu_norm(struct cpu_backend *b, const float *weight, const int32_t *tokens,
 	cpu_run(b, token_chunks(count), (int64_t)count * b->shape->hidden, norm_chunk, &n);
 }
 
+/* delta, its first `count` values. */
+static int sum_over_ranks(struct cpu_backend *b, size_t count, struct error *err)
+{
+	const struct group *group = b->options.group;
+	profile_begin(b->options.profile, "all-reduce");
+	int result = group->sum(group, b->delta, count, err);
+	profile_end(b->options.profile);
+	return result;
+}
+
 /* ---- embed ------------------------------------------------------------------------------- */
 
 int cpu_embed(struct backend *base, struct error *err)
@@ -132,8 +142,7 @@ int cpu_embed(struct backend *base, struct error *err)
 			dtype_convert(b->embedding.data + (size_t)id * row_bytes, s->dtype,
 				      b->delta + t * hidden, DTYPE_F32, hidden);
 	}
-	const struct group *group = b->options.group;
-	if (group->sum(group, b->delta, tokens * hidden, err))
+	if (sum_over_ranks(b, tokens * hidden, err))
 		return -1;
 	for (size_t t = 0; t < tokens; t++)
 		memcpy(b->residual + t * b->hidden_stride, b->delta + t * hidden, hidden * sizeof(float));
@@ -247,13 +256,12 @@ static int project(struct cpu_backend *b, const struct cpu_matrix *matrix, const
 		   const float *bias, struct error *err)
 {
 	struct addition a = {b, bias};
-	const struct group *group = b->options.group;
 	size_t hidden = (size_t)b->shape->hidden, count = (size_t)b->step.tokens * hidden;
 	if (matrix->columns)
 		cpu_multiply(b, matrix, input, matrix->stride, b->step.tokens, b->delta, hidden);
 	else
 		memset(b->delta, 0, count * sizeof *b->delta);
-	if (group->sum(group, b->delta, count, err))
+	if (sum_over_ranks(b, count, err))
 		return -1;
 	cpu_run(b, token_chunks(b->step.tokens), (int64_t)count, add_chunk, &a);
 	return 0;

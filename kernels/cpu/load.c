@@ -176,6 +176,7 @@ int cpu_load_random(struct backend *base, uint64_t seed, struct error *err)
 	const struct cpu_backend *b = cpu_of(base);
 	(void)err;
 	for (int32_t layer = -1; layer < b->shape->layers; layer++) {
+		activity_at_layer(b->options.activity, layer);
 		for (int tensor = 0; tensor < TENSOR_KINDS; tensor++) {
 			struct fill f = {.place = find_place(b, (enum backend_tensor)tensor, layer)};
 			if (is_norm((enum backend_tensor)tensor)) {

@@ -9,15 +9,23 @@
 #include "kernels/cuda/internal.cuh"
 #include "runtime/base/thread.h"
 
+/* The GPU is named here; the rank and its host by whoever tells the error, group->agree or abort. */
 bool cuda_ok(const struct cuda_backend *b, struct error *err, cudaError_t status, const char *what)
 {
 	if (status == cudaSuccess)
 		status = cudaPeekAtLastError();
 	if (status == cudaSuccess)
 		return true;
+	/* An error that every call meets has taken the context with it, and may be an earlier one's. */
+	size_t left, total;
 	cudaGetLastError();
-	error_run(err, "%s: %s: %s (%s)", b->label, what, cudaGetErrorString(status),
-		  cudaGetErrorName(status));
+	bool lost = cudaMemGetInfo(&left, &total) == status;
+	cudaGetLastError();
+	error_run(err, "%s: %s: %s (%s)%s", b->label, what, cudaGetErrorString(status),
+		  cudaGetErrorName(status),
+		  lost ? "; the process can use this GPU no more, and the cause may lie before this call: see "
+			 "the lines with Xid that dmesg has on this host"
+		       : "");
 	return false;
 }
 
@@ -307,11 +315,17 @@ static int backend_poke(struct backend *base, enum backend_buffer buffer, const 
 	return transfer(cuda_of(base), buffer, NULL, in, err);
 }
 
+static void backend_abort(struct backend *base)
+{
+	reduce_abort(cuda_of(base));
+}
+
 static const struct backend_ops cuda_ops = {
 	"cuda", true, backend_close, weights_lend, weights_load, weights_load_random, backend_load_end,
 	step_begin, block_embed, block_qkv, block_attend, block_project_attention, block_gate_up,
 	block_project_mlp, block_logits, step_end,
 	candidates_run, backend_logit_row, backend_peek, backend_poke, probe_run,
+	backend_abort,
 };
 
 static int check_options(const struct backend_options *o, struct error *err)

@@ -13,6 +13,7 @@
 
 #include "kernels/backend.h"
 #include "runtime/base/error.h"
+#include "runtime/base/profile.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -41,6 +42,20 @@ int cuda_device_free_memory(int device, uint64_t *bytes, struct error *err);
 const char *cuda_backend_reduce_name(const struct backend *);
 /* The versions of what such a backend runs on, as "CUDA 13.0 (driver 13.0), NCCL 2.28.3". */
 void cuda_backend_versions(const struct backend *, char *text, size_t room);
+
+/* What is between two GPUs of a machine, from near to far. */
+enum cuda_link {
+	CUDA_LINK_UNKNOWN, CUDA_LINK_SAME, CUDA_LINK_NVLINK, CUDA_LINK_SWITCH, CUDA_LINK_HOST_BRIDGE,
+	CUDA_LINK_NODE, CUDA_LINK_SYSTEM,
+};
+/* out[count]: from the GPU at one PCI address to those at others; unknown where NVML can't tell. */
+void cuda_device_links(const char *pci_bus_id, const char *const *others, int count,
+		       enum cuda_link *out);
+const char *cuda_link_name(enum cuda_link);
+
+/* What marks ranges for NVIDIA's profilers; NULL where this was built without NVTX. Absent from builds
+ * without CUDA. */
+const struct profile *cuda_profile(void);
 
 #ifdef __cplusplus
 }

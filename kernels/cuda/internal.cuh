@@ -20,6 +20,9 @@ enum reduce_path { REDUCE_NONE, REDUCE_NCCL, REDUCE_HOST };
  * which it must be asked for (TPRUN_REDUCE=peer). */
 enum { GRAPHS = 32, PEER_RANKS = 8, PEER_RANKS_MEASURED = 2 };
 
+/* In `late`: no rank is to wait for any other. */
+enum { PEERS_ABORTED = INT32_MAX };
+
 /* A sum over the ranks through their own memory, as kernels see it: see peers.cuh. */
 struct peer_sum {
 	uint4 *mailbox[PEER_RANKS]; /* of every rank: [2][ranks][tokens][row], row in 16 bytes */
@@ -166,7 +169,7 @@ struct cuda_backend {
 	bool peers;		     /* few tokens go through mailboxes, REDUCE_NCCL only */
 	uint4 *mailbox;		     /* this rank's */
 	void *opened[PEER_RANKS];    /* the others', as opened here */
-	int32_t *late;		     /* pinned, see struct peer_sum */
+	int32_t *late;		     /* pinned, see struct peer_sum; PEERS_ABORTED: nobody is to wait */
 	uint32_t epoch;		     /* of the step's first sum; 0 is none's */
 #ifdef TPRUN_NCCL
 	struct nccl_calls nccl;
@@ -377,6 +380,9 @@ void reduce_close(struct cuda_backend *);
 void *reduce_buffer(struct cuda_backend *, bool *is_float);
 /* Sums that buffer over the ranks, in place. `published`: by the kernel that filled it. */
 int reduce_sum(struct cuda_backend *, bool published, struct error *err);
+/* From any thread: no kernel is to wait for other ranks any more. The process ends after it, and
+ * nothing is synchronized with or freed. */
+void reduce_abort(struct cuda_backend *b);
 /* After a step: an error of the communicator that happened meanwhile. */
 int reduce_check(struct cuda_backend *, struct error *err);
 

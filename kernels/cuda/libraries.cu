@@ -64,6 +64,7 @@ int nccl_load(struct nccl_calls *out, struct error *err)
 		{&out->get_unique_id, "ncclGetUniqueId"},
 		{&out->comm_init_rank, "ncclCommInitRank"},
 		{&out->comm_destroy, "ncclCommDestroy"},
+		{&out->comm_abort, "ncclCommAbort"},
 		{&out->comm_async_error, "ncclCommGetAsyncError"},
 		{&out->error_string, "ncclGetErrorString"},
 		{&out->last_error, "ncclGetLastError"},

@@ -43,6 +43,7 @@ struct nccl_calls {
 	decltype(&ncclGetUniqueId) get_unique_id;
 	decltype(&ncclCommInitRank) comm_init_rank;
 	decltype(&ncclCommDestroy) comm_destroy;
+	decltype(&ncclCommAbort) comm_abort;
 	decltype(&ncclCommGetAsyncError) comm_async_error;
 	decltype(&ncclGetErrorString) error_string;
 	decltype(&ncclGetLastError) last_error;

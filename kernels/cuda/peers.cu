@@ -166,6 +166,9 @@ int peers_check(struct cuda_backend *b, struct error *err)
 	int32_t late = b->peers ? *(volatile int32_t *)b->late : 0;
 	if (!late)
 		return 0;
+	if (late == PEERS_ABORTED)
+		return error_run(err, "rank %d, %s: the sums over the ranks were given up", b->options.group->rank,
+				 b->label);
 	return error_run(err, "rank %d, %s: rank %d has delivered no part of a sum over the ranks for %d seconds: "
 			 "it has stopped, or is stuck", b->options.group->rank, b->label, (int)late - 1,
 			 (int)PATIENCE_S);
@@ -220,6 +223,8 @@ static void make_offer(struct cuda_backend *b, struct peer_offer *own)
 static void open_mailboxes(struct cuda_backend *b, const struct peer_offer *offers, char *why)
 {
 	const struct group *g = b->options.group;
+	int visible = 0;
+	cudaGetDeviceCount(&visible);
 	for (int i = 0; i < g->size && !why[0]; i++) {
 		int device = -1, allowed = 1;
 		if (i == g->rank)
@@ -240,6 +245,12 @@ static void open_mailboxes(struct cuda_backend *b, const struct peer_offer *offe
 			       cudaIpcOpenMemHandle(&b->opened[i], offers[i].mailbox,
 						    cudaIpcMemLazyEnablePeerAccess)))
 			b->opened[i] = NULL;
+		/* So it is where Slurm gives each task a GPU of its own and hides the others. */
+		if (why[0] && visible == 1) {
+			size_t length = strlen(why);
+			snprintf(why + length, REASON - length, "; this rank sees one GPU alone: srun --gpu-bind=none "
+								"shows it all");
+		}
 	}
 }
 

@@ -277,7 +277,7 @@ __global__ void publish_kernel(void)
 }
 #endif
 
-int reduce_sum(struct cuda_backend *b, bool published, struct error *err)
+static int sum_over_ranks(struct cuda_backend *b, bool published, struct error *err)
 {
 	if (b->reduce == REDUCE_HOST)
 		return host_sum(b, err);
@@ -300,6 +300,24 @@ int reduce_sum(struct cuda_backend *b, bool published, struct error *err)
 	}
 #endif
 	return 0;
+}
+
+int reduce_sum(struct cuda_backend *b, bool published, struct error *err)
+{
+	profile_begin(b->options.profile, "all-reduce");
+	int result = sum_over_ranks(b, published, err);
+	profile_end(b->options.profile);
+	return result;
+}
+
+void reduce_abort(struct cuda_backend *b)
+{
+	if (b->late)
+		*(volatile int32_t *)b->late = PEERS_ABORTED;
+#ifdef TPRUN_NCCL
+	if (b->comm)
+		b->nccl.comm_abort(b->comm);
+#endif
 }
 
 int reduce_check(struct cuda_backend *b, struct error *err)

@@ -274,8 +274,22 @@ int completions_begin(struct completions *self, struct error *err)
 	return asynchronous ? hand_over(self, self->step_runs, err) : 0;
 }
 
+/* `kv_blocks`: held while the step ran, before the sequences that ended with it let theirs go. */
+static void tell_observer(const struct completions *self, int32_t kv_blocks)
+{
+	const struct step_observer *observer = engine_observer(self->engine);
+	struct engine_times times = engine_times(self->engine);
+	const struct step_report report = {
+		.seconds = times.free_s - times.handed_s, .sequences = self->batch.step.sequences,
+		.tokens = self->batch.step.tokens, .kv_blocks = kv_blocks,
+	};
+	if (observer)
+		observer->step(observer->context, &report);
+}
+
 int completions_end(struct completions *self, bool *left, struct error *err)
 {
+	int32_t held = scheduler_counts(self->scheduler).blocks_used;
 	bool followed = self->in_flow;
 	double free_s = self->free_s;
 
@@ -295,6 +309,8 @@ int completions_end(struct completions *self, bool *left, struct error *err)
 				return -1;
 	}
 	struct scheduler_counts counts = scheduler_counts(self->scheduler);
+	if (self->in_flow)
+		tell_observer(self, held);
 	*left = self->news || counts.running || (counts.waiting && !self->draining);
 	return 0;
 }

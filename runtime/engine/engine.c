@@ -27,6 +27,7 @@ struct engine {
 	const struct logit_request *requests;
 	int32_t rows_due;
 	struct engine_times times;
+	const struct step_observer *observer;
 };
 
 static double now_s(void)
@@ -149,7 +150,36 @@ static int pass_message(struct engine *engine, struct error *err)
 				(length - MESSAGE_FIRST) * word, 0, err);
 }
 
+/* The range that a profiler sees of a step, its work on the device included. */
+static void begin_range(const struct engine *engine, const struct step *step)
+{
+	profile_begin(engine->options->profile, step->tokens > step->sequences ? "prefill" : "step");
+}
+
 /* ---- what every rank does ---------------------------------------------------------------------- */
+
+static int run_step(struct engine *engine, const struct step *step, struct error *err)
+{
+	const struct backend_options *options = engine->options;
+
+#ifdef TPRUN_FAULTS
+	if (options->activity && atomic_load(&options->activity->failing))
+		return error_run(err, "a fault was asked for");
+#endif
+	return forward(engine->backend, options->shape.layers, step, options->activity, err);
+}
+
+/* From here on progress is due, until leave_step. */
+static void enter_step(struct engine *engine, const struct step *step)
+{
+	activity_enter(engine->options->activity,
+		       step->tokens > step->sequences ? ACTIVITY_PREFILL : ACTIVITY_DECODE);
+}
+
+static void leave_step(struct engine *engine)
+{
+	activity_enter(engine->options->activity, ACTIVITY_IDLE);
+}
 
 /* Waits for this rank's part of a step and answers `requests`: to results, and rank 0's parts. */
 static int answer(struct engine *engine, const struct logit_request *requests, int32_t rows,
@@ -188,6 +218,7 @@ int engine_submit(struct engine *engine, const struct step *step,
 {
 	if (message_check_step(engine->options, step, requests, err))
 		return -1;
+	enter_step(engine, step);
 	if (engine->group->size > 1) {
 		message_pack_step(&engine->message, step, requests);
 		if (pass_message(engine, err))
@@ -197,7 +228,8 @@ int engine_submit(struct engine *engine, const struct step *step,
 	engine->rows_due = step->logit_rows;
 	engine->requests = requests;
 	engine->times.handed_s = now_s();
-	return forward(engine->backend, engine->options->shape.layers, step, err);
+	begin_range(engine, step);
+	return run_step(engine, step, err);
 }
 
 int engine_collect(struct engine *engine, struct candidate_list *lists, struct error *err)
@@ -214,6 +246,8 @@ int engine_collect(struct engine *engine, struct candidate_list *lists, struct e
 				  engine->options->shape.total_vocab, err))
 			return -1;
 	engine->rows_ready = rows;
+	leave_step(engine);
+	profile_end(engine->options->profile);
 	return 0;
 }
 
@@ -231,6 +265,16 @@ bool engine_asynchronous(const struct engine *engine)
 struct engine_times engine_times(const struct engine *engine)
 {
 	return engine->times;
+}
+
+void engine_observe(struct engine *engine, const struct step_observer *observer)
+{
+	engine->observer = observer;
+}
+
+const struct step_observer *engine_observer(const struct engine *engine)
+{
+	return engine->observer;
 }
 
 int32_t engine_rows(const struct engine *engine)
@@ -283,11 +327,14 @@ int engine_follow(struct engine *engine, struct error *err)
 			return -1;
 		switch (message_unpack(message, err)) {
 		case MESSAGE_RUN:
-			if (forward(engine->backend, engine->options->shape.layers, &message->step,
-				    err) ||
+			enter_step(engine, &message->step);
+			begin_range(engine, &message->step);
+			if (run_step(engine, &message->step, err) ||
 			    answer(engine, message->requests, message->step.logit_rows, err))
 				return -1;
+			profile_end(engine->options->profile);
 			engine->rows_ready = message->step.logit_rows;
+			leave_step(engine);
 			break;
 		case MESSAGE_LOGIT_ROW:
 			if (message->row < 0 || message->row >= engine->rows_ready)

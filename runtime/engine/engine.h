@@ -49,6 +49,20 @@ struct engine_times {
 	double handed_s, free_s;
 };
 struct engine_times engine_times(const struct engine *);
+/* What a step came to, for whoever counts. */
+struct step_report {
+	double seconds; /* from its handing over to the device to the results */
+	int32_t sequences, tokens;
+	int32_t kv_blocks; /* held by sequences */
+};
+struct step_observer {
+	void (*step)(void *context, const struct step_report *);
+	void *context;
+};
+/* Rank 0: whom completions.h tells of every step; NULL, as at first: nobody. Borrowed. */
+void engine_observe(struct engine *, const struct step_observer *);
+const struct step_observer *engine_observer(const struct engine *);
+
 /* Rows of logits that the last collected step had. */
 int32_t engine_rows(const struct engine *);
 /* Rank 0, after engine_collect: the whole row of logits (penalty and temperature applied) into

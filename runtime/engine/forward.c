@@ -10,7 +10,8 @@ static int forward_layer(struct backend *backend, int32_t layer, struct error *e
 	return ops->gate_up(backend, layer, err) || ops->project_mlp(backend, layer, err) ? -1 : 0;
 }
 
-int forward(struct backend *backend, int32_t layers, const struct step *step, struct error *err)
+int forward(struct backend *backend, int32_t layers, const struct step *step,
+	    struct activity *activity, struct error *err)
 {
 	const struct backend_ops *ops = backend->ops;
 
@@ -20,9 +21,11 @@ int forward(struct backend *backend, int32_t layers, const struct step *step, st
 	if (!replayed) {
 		if (ops->embed(backend, err))
 			return -1;
-		for (int32_t layer = 0; layer < layers; layer++)
+		for (int32_t layer = 0; layer < layers; layer++) {
+			activity_at_layer(activity, layer);
 			if (forward_layer(backend, layer, err))
 				return -1;
+		}
 		/* The earlier chunks of a long prompt ask for no logits. */
 		if (step->logit_rows && ops->logits(backend, err))
 			return -1;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "runtime/base/file.h"
+#include "runtime/base/hash.h"
 #include "runtime/base/json.h"
 #include "runtime/model/safetensors.h"
 
@@ -384,4 +385,23 @@ enum dtype checkpoint_dtype(const struct checkpoint *checkpoint)
 uint64_t checkpoint_bytes(const struct checkpoint *checkpoint)
 {
 	return checkpoint->bytes;
+}
+
+uint64_t checkpoint_hash(const struct checkpoint *checkpoint)
+{
+	uint64_t hash = HASH_START;
+	for (size_t i = 0; i < checkpoint->count; i++) {
+		const struct checkpoint_file *file = &checkpoint->files[i];
+		hash = hash_bytes(hash, file->name, strlen(file->name) + 1);
+		for (size_t k = 0; k < file->header.count; k++) {
+			const struct safetensor *tensor = &file->header.tensors[k];
+			size_t shape = (size_t)tensor->dimensions * sizeof tensor->shape[0];
+			hash = hash_bytes(hash, tensor->name, strlen(tensor->name) + 1);
+			hash = hash_bytes(hash, tensor->type, strlen(tensor->type) + 1);
+			hash = hash_bytes(hash, tensor->shape, shape);
+			hash = hash_bytes(hash, &tensor->offset, sizeof tensor->offset);
+			hash = hash_bytes(hash, &tensor->bytes, sizeof tensor->bytes);
+		}
+	}
+	return hash;
 }

@@ -85,6 +85,16 @@ int32_t plan_largest_context(const struct model_config *config, const struct pla
 				       memory);
 }
 
+int32_t plan_least_ranks(const struct model_config *config, const struct plan_options *options,
+			 uint64_t memory)
+{
+	struct plan_options plan = *options;
+	for (; plan.ranks <= config->heads; plan.ranks++)
+		if (fits(config, &plan, memory))
+			return plan.ranks;
+	return 0;
+}
+
 int32_t plan_kv_blocks(const struct model_config *config, const struct plan_options *options,
 		       uint64_t memory, int32_t most)
 {

@@ -40,6 +40,10 @@ uint64_t plan_total(const struct backend_memory *);
 int32_t plan_largest_context(const struct model_config *, const struct plan_options *,
 			     uint64_t memory);
 
+/* The least number of ranks, from options->ranks up to one a head, with which every one fits in
+ * `memory` bytes; 0 where none does. */
+int32_t plan_least_ranks(const struct model_config *, const struct plan_options *, uint64_t memory);
+
 /* The most blocks of cache, at most `most`, with which every rank fits in `memory` bytes; 0 where
  * not even one does. options->kv_tokens is ignored; the context's blocks need not fit. */
 int32_t plan_kv_blocks(const struct model_config *, const struct plan_options *, uint64_t memory,

@@ -6,27 +6,12 @@
 
 #include "runtime/base/file.h"
 #include "runtime/base/thread.h"
-#include "runtime/model/checkpoint.h"
+#include "runtime/model/pieces.h"
 
 enum {
 	LAYERS_AHEAD = 2, /* that readers may begin before all ranks have read the one before them */
 	READ_AHEAD_BYTES = 128 << 10, /* systems take this much of a hint at once, and drop the rest */
 	NO_LAYER = INT_MAX,
-};
-
-/* One tensor while it is loaded. */
-struct loaded_tensor {
-	enum backend_tensor kind;
-	int32_t layer;
-	struct tensor_extent extent;
-	const struct stored_tensor *stored;
-	enum dtype dtype; /* in the backend */
-};
-
-/* A rectangle of a tensor, in this rank's coordinates, that one reader reads at once. */
-struct piece {
-	struct loaded_tensor tensor;
-	int32_t row, rows, column, columns;
 };
 
 struct reader {
@@ -40,9 +25,7 @@ struct reader {
 /* One rank's loading. Readers take the pieces in the order of the layers. The main thread follows
  * with the other ranks, a layer at a time, so that a failure anywhere is soon known everywhere. */
 struct loader {
-	const struct checkpoint *checkpoint;
-	const struct model_config *config;
-	const struct shard *shard;
+	struct piece_order order;
 	struct backend *backend;
 	const struct weights_options *options;
 	uint64_t total; /* bytes this rank reads */
@@ -58,73 +41,6 @@ struct loader {
 	int result; /* -1 from the first failure on, error holding it */
 	struct error error;
 };
-
-/* ---- what is read ------------------------------------------------------------------------ */
-
-/* The tensor as this rank loads it; false where it has no part in it. */
-static bool find_loaded(const struct loader *loader, int kind, int32_t layer,
-			struct loaded_tensor *out)
-{
-	enum backend_tensor tensor = (enum backend_tensor)kind;
-	*out = (struct loaded_tensor){
-		.kind = tensor,
-		.layer = layer,
-		.extent = shard_extent(loader->shard, loader->config, tensor),
-		.stored = checkpoint_tensor(loader->checkpoint, tensor, layer),
-		.dtype = tensor_is_vector(tensor) ? DTYPE_F32 : loader->options->dtype,
-	};
-	return out->extent.rows && out->extent.columns && tensor_in_layers(tensor) == (layer >= 0);
-}
-
-/* Bytes of all that this rank will read. */
-static uint64_t bytes_to_read(const struct loader *loader)
-{
-	uint64_t total = 0;
-	struct loaded_tensor tensor;
-	for (int32_t layer = -1; layer < loader->config->layers; layer++)
-		for (int kind = 0; kind < TENSOR_KINDS; kind++)
-			if (find_loaded(loader, kind, layer, &tensor))
-				total += (uint64_t)tensor.extent.rows * (uint64_t)tensor.extent.columns *
-					 dtype_bytes(tensor.stored->dtype);
-	return total;
-}
-
-/* Turns a piece into the one behind it: whole rows, or parts of one that is too long. Behind the
- * model's end, its layer is one that there is not. */
-static void advance(const struct loader *loader, struct piece *piece)
-{
-	struct loaded_tensor *tensor = &piece->tensor;
-	piece->column += piece->columns;
-	if (piece->column == tensor->extent.columns) {
-		piece->column = 0;
-		piece->row += piece->rows;
-	}
-	if (piece->row == tensor->extent.rows) {
-		int kind = (int)tensor->kind, layer = tensor->layer;
-		piece->row = 0;
-		do {
-			if (++kind == TENSOR_KINDS) {
-				kind = 0;
-				layer++;
-			}
-			if (layer == loader->config->layers) {
-				tensor->layer = layer;
-				return;
-			}
-		} while (!find_loaded(loader, kind, layer, tensor));
-	}
-	size_t stored = dtype_bytes(tensor->stored->dtype), wanted = dtype_bytes(tensor->dtype);
-	int32_t most = LOAD_PART_BYTES / (int32_t)(stored > wanted ? stored : wanted);
-	int32_t columns = tensor->extent.columns, left = tensor->extent.rows - piece->row;
-	if (columns > most) {
-		int32_t rest = columns - piece->column;
-		piece->columns = rest < most ? rest : most;
-		piece->rows = 1;
-	} else {
-		piece->columns = columns;
-		piece->rows = left < most / columns ? left : most / columns;
-	}
-}
 
 /* ---- readers ----------------------------------------------------------------------------- */
 
@@ -153,7 +69,6 @@ static int read_runs(const struct stored_tensor *stored, uint64_t offset, size_t
 static int read_piece(struct reader *reader, const struct piece *piece, struct error *err)
 {
 	const struct loaded_tensor *tensor = &piece->tensor;
-	const struct tensor_extent *extent = &tensor->extent;
 	const struct stored_tensor *stored = tensor->stored;
 	struct backend *backend = reader->loader->backend;
 	struct tensor_part part = {
@@ -164,10 +79,8 @@ static int read_piece(struct reader *reader, const struct piece *piece, struct e
 	if (backend->ops->lend(backend, &part, err))
 		return -1;
 	bool convert = stored->dtype != tensor->dtype;
-	size_t size = dtype_bytes(stored->dtype), run = (size_t)piece->columns * size;
-	size_t step = (size_t)extent->total_columns * size;
-	uint64_t offset = stored->offset + (uint64_t)(extent->first_row + piece->row) * step +
-			  (uint64_t)(extent->first_column + piece->column) * size;
+	size_t step, run = piece_run(piece);
+	uint64_t offset = piece_offset(piece, &step);
 	if (read_runs(stored, offset, step, convert ? reader->stored : part.data,
 		      convert ? run : part.row_stride, run, piece->rows, err))
 		return -1;
@@ -182,11 +95,11 @@ static int read_piece(struct reader *reader, const struct piece *piece, struct e
 static bool take_piece(struct reader *reader, struct piece *out)
 {
 	struct loader *loader = reader->loader;
-	while (!loader->stop && loader->next.tensor.layer < loader->config->layers) {
+	while (!loader->stop && piece_exists(&loader->order, &loader->next)) {
 		if (loader->next.tensor.layer <= loader->last) {
 			*out = loader->next;
 			reader->layer = out->tensor.layer;
-			advance(loader, &loader->next);
+			piece_next(&loader->order, &loader->next);
 			return true;
 		}
 		pthread_cond_wait(&loader->changed, &loader->mutex);
@@ -207,12 +120,10 @@ static void *reader_run(void *context)
 		pthread_mutex_lock(&loader->mutex);
 		reader->layer = NO_LAYER;
 		if (!result) {
-			loader->done += (uint64_t)piece.rows * (uint64_t)piece.columns *
-					dtype_bytes(piece.tensor.stored->dtype);
+			loader->done += piece_bytes(&piece);
+			activity_progress(loader->options->activity);
 		} else if (!loader->result) {
-			char name[96];
-			weights_tensor_name(name, sizeof name, piece.tensor.kind, piece.tensor.layer);
-			error_context(&err, "loading %s", name);
+			piece_error(&piece, &err);
 			loader->error = err;
 			loader->result = -1;
 			loader->stop = true;
@@ -275,6 +186,7 @@ static bool layer_done(const struct loader *loader, int32_t layer)
 static int follow_layer(struct loader *loader, int32_t layer, struct error *err)
 {
 	const struct weights_progress *progress = loader->options->progress;
+	activity_at_layer(loader->options->activity, layer);
 	pthread_mutex_lock(&loader->mutex);
 	loader->last = layer + LAYERS_AHEAD;
 	pthread_cond_broadcast(&loader->changed);
@@ -297,15 +209,14 @@ int weights_load(struct checkpoint *checkpoint, const struct model_config *confi
 		 const struct weights_options *options, uint64_t *bytes_read, struct error *err)
 {
 	struct loader loader = {
-		.checkpoint = checkpoint, .config = config, .shard = shard, .backend = backend,
+		.order = {checkpoint, config, shard, options->dtype}, .backend = backend,
 		.options = options, .mutex = PTHREAD_MUTEX_INITIALIZER,
 		.changed = PTHREAD_COND_INITIALIZER, .last = -1,
 	};
-	/* Before the first tensor of all. */
-	loader.next.tensor.kind = TENSOR_KINDS - 1;
-	loader.next.tensor.layer = -2;
-	advance(&loader, &loader.next);
-	loader.total = bytes_to_read(&loader);
+	for (loader.next = piece_first(&loader.order); piece_exists(&loader.order, &loader.next);
+	     piece_next(&loader.order, &loader.next))
+		loader.total += piece_bytes(&loader.next);
+	loader.next = piece_first(&loader.order);
 	int result = group->agree(group, start_readers(&loader, err), err);
 	for (int32_t layer = -1; !result && layer < config->layers; layer++)
 		result = group->agree(group, follow_layer(&loader, layer, err), err);

@@ -35,6 +35,10 @@ enum dtype checkpoint_dtype(const struct checkpoint *);
  * equal to the embedding it is ignored, and otherwise opening fails. */
 uint64_t checkpoint_bytes(const struct checkpoint *);
 
+/* A hash of what the headers say: names, types, shapes and places of all tensors. Ranks that read the
+ * same model have the same. */
+uint64_t checkpoint_hash(const struct checkpoint *);
+
 struct weights_progress {
 	void (*report)(void *context, uint64_t done, uint64_t total); /* bytes of this rank */
 	void *context;
@@ -43,6 +47,7 @@ struct weights_progress {
 struct weights_options {
 	enum dtype dtype; /* of the backend's matrices; vectors become float32 */
 	int threads;	  /* that read: no more than this rank has cores */
+	struct activity *activity; /* told of layers and pieces; NULL: nobody watches */
 	const struct weights_progress *progress; /* or NULL */
 };
 
@@ -54,6 +59,15 @@ struct weights_options {
 int weights_load(struct checkpoint *, const struct model_config *, const struct shard *,
 		 const struct group *, struct backend *, const struct weights_options *,
 		 uint64_t *bytes_read, struct error *err);
+
+/* The same with every byte of the model read once for the whole job, by one of the ranks of `world`,
+ * and sent to those that hold it: for file systems that a whole cluster reads from. `world` is made of
+ * replicas of shard->ranks neighbouring ranks each, of which this one is shard->rank. Agrees after every
+ * 2 MiB a rank. Takes memory for what it reads ahead (LOAD_PART_BYTES a thread), for what it sends in
+ * a round (as much for each replica) and for what it receives. */
+int weights_broadcast(struct checkpoint *, const struct model_config *, const struct shard *,
+		      const struct group *world, struct backend *, const struct weights_options *,
+		      uint64_t *bytes_read, struct error *err);
 
 /* The name of a tensor in a checkpoint, as "model.layers.3.mlp.up_proj.weight", into
  * name[size]. */

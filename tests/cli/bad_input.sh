@@ -17,6 +17,18 @@ refused_everywhere batch-no-input 2 "batch needs --input FILE" batch --output "$
 refused_everywhere batch-no-output 2 "batch needs --output FILE" batch --input -
 refused_everywhere tp-of-generate 2 "--tp 7: generate splits the model over all ranks" generate --tp 7 --prompt a
 
+# Started with others, and yet alone to MPI; a program of a batch script is alone and right.
+for told in SLURM_STEP_NUM_TASKS PMI_SIZE OMPI_COMM_WORLD_SIZE; do
+	export $told=4
+	refused "$told" 1 2 "4 tasks were started together ($told), but to MPI" generate "${cpu[@]}" --prompt a
+	unset $told
+done
+SLURM_STEP_NUM_TASKS=4 SLURM_PROCID=0 refused slurm-first-task 1 2 "--mpi=pmix" generate "${cpu[@]}" --prompt a
+SLURM_STEP_NUM_TASKS=4 SLURM_PROCID=3 run 1 generate "${cpu[@]}" --prompt a
+check slurm-other-task-silent [ "$status $(wc -c < "$TEMP/err")" = "2 0" ]
+SLURM_NTASKS=4 SLURM_PROCID=0 run 1 generate "${cpu[@]}" --model "$PWD/configs/tiny-stories" --prompt a --max-new-tokens 2
+good batch-script-alone
+
 needs_stories bad-models
 stories=("${cpu[@]}" --model "$STORIES")
 short=(--prompt "Once upon a time" --max-new-tokens 4)

@@ -93,7 +93,14 @@ timeout $limit "$TPRUN" generate "${model[@]}" --prompt a --max-new-tokens 400 2
 	head -c 1 > /dev/null
 status=${PIPESTATUS[0]}
 check closed-pipe [ "$status" = 1 ]
+says closed-pipe-message "cannot write to standard output: Broken pipe" err
 timeout $limit mpirun -np 2 sh -c "exec \"$TPRUN\" generate --backend cpu --model \"$STORIES\" --prompt a > /dev/full" 2> "$TEMP/err"
 status=$?
 check "full-disk (np 2)" [ $status = 1 ]
+says full-disk-rank "rank 0 (host $(hostname)): cannot write to standard output: No space left" err
+# A pipe of the rank's own, which mpirun cannot hide from it.
+timeout $limit mpirun -np 2 bash -c "exec \"$TPRUN\" generate --backend cpu --model \"$STORIES\" --prompt a --max-new-tokens 400 > >(head -c 1 > /dev/null)" 2> "$TEMP/err"
+status=$?
+check "closed-pipe (np 2)" [ $status = 1 ]
+says closed-pipe-rank "rank 0 (host $(hostname)): cannot write to standard output: Broken pipe" err
 finish
