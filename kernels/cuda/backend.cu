@@ -77,6 +77,7 @@ static int open_device(struct cuda_backend *b, struct error *err)
 		return -1;
 	snprintf(b->label, sizeof b->label, "GPU %d (%.40s, %s)", device, properties.name, address);
 	b->multiprocessors = properties.multiProcessorCount;
+	b->shared_block = (int)properties.sharedMemPerBlockOptin;
 	memcpy(b->uuid, &properties.uuid, sizeof b->uuid);
 	if (!cuda_ok(b, err, cudaFuncGetAttributes(&attributes, blocks_probe()), "looking for this GPU's kernels") ||
 	    !cuda_ok(b, err, cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "cudaStreamCreate") ||

@@ -1,7 +1,7 @@
 /*
  * blocks.cu - the transformer's blocks, each in two forms: a few tokens through the kernels of
- * gemv.cu, which take the norm before and the activation, rope or residual after a product
- * along; many tokens through cuBLAS with small kernels between.
+ * gemv.cu, which take the activation, rope or residual after a product along, and for very few
+ * tokens the norm before it; many tokens through cuBLAS with small kernels between.
  */
 #include "kernels/cuda/blocks.cuh"
 #include "kernels/cuda/internal.cuh"
@@ -48,46 +48,51 @@ static int norm_tokens(struct cuda_backend *b, const float *norm, struct error *
  * takes it along or there is no such block. */
 static const float *next_norm(const struct cuda_backend *b, int32_t layer, uint64_t norm)
 {
-	if (layer >= b->options.shape.layers || gemv_fits(b, b->step.tokens, b->layout.hidden_stride))
+	if (layer >= b->options.shape.layers || gemv_norms(b, b->step.tokens, b->layout.hidden_stride))
 		return NULL;
 	return layer_at<float>(b, layer, norm);
 }
 
-/* A gemv over the RMSNorm of the residual. */
-static struct gemv normed_gemv(struct cuda_backend *b, const void *weights, int rows, const float *norm)
+/* Has a gemv take the norm of the residual along, and the sum that this owes. */
+static void take_norm(struct cuda_backend *b, struct gemv *g, const float *norm)
 {
-	struct gemv g = {};
-	g.weights = weights;
-	g.rows = rows;
-	g.columns = b->layout.hidden_stride;
-	g.tokens = b->step.tokens;
-	g.input = b->residual.at;
-	g.norm = norm;
-	g.epsilon = (float)b->options.shape.norm_epsilon;
-	g.hidden = b->options.shape.hidden;
-	return g;
+	struct residual_state *r = &b->residual;
+	g->input = r->at;
+	g->norm = norm;
+	g->epsilon = (float)b->options.shape.norm_epsilon;
+	g->hidden = b->options.shape.hidden;
+	if (!r->pending)
+		return;
+	g->receive = r->met = true;
+	g->add = r->add;
+	g->sum_bias = r->bias;
+	g->sum = r->sum;
 }
 
-/* The same, which takes a sum over the ranks along where the residual owes one. The residual then
- * moves to the other of two places, because some blocks read the old one while one writes the
- * new. */
-static struct gemv receiving_gemv(struct cuda_backend *b, const void *weights, int rows, const float *norm,
-				  bool keep)
+/* A gemv over the RMSNorm of all tokens' residual. Where its input is wide it takes the norm along, and
+ * with it a sum over the ranks that the residual owes. The residual then moves to the other of two
+ * places, because some blocks read the old one while one writes the new. */
+static int normed_gemv(struct cuda_backend *b, struct gemv *g, const void *weights, int rows, const float *norm,
+		       struct error *err)
 {
-	struct gemv g = normed_gemv(b, weights, rows, norm);
 	struct residual_state *r = &b->residual;
-	if (!r->pending)
-		return g;
-	g.receive = r->met = true;
-	g.add = r->add;
-	g.sum_bias = r->bias;
-	g.sum = r->sum;
-	if (keep) {
+
+	*g = {};
+	g->weights = weights;
+	g->rows = rows;
+	g->columns = b->layout.hidden_stride;
+	g->tokens = b->step.tokens;
+	if (!gemv_norms(b, g->tokens, g->columns)) {
+		g->input = at<void>(b, b->layout.normed);
+		return norm_tokens(b, norm, err);
+	}
+	take_norm(b, g, norm);
+	if (g->receive) {
 		float *home = at<float>(b, b->layout.residual);
-		g.keep = r->at = r->at == home ? at<float>(b, b->layout.residual_other) : home;
+		g->keep = r->at = r->at == home ? at<float>(b, b->layout.residual_other) : home;
 		r->pending = false;
 	}
-	return g;
+	return 0;
 }
 
 int block_embed(struct backend *base, struct error *err)
@@ -128,7 +133,9 @@ int block_qkv(struct backend *base, int32_t layer, struct error *err)
 			return -1;
 		return rope_launch(b, layer, err);
 	}
-	struct gemv g = receiving_gemv(b, weights, l->qkv_rows, norm, true);
+	struct gemv g;
+	if (normed_gemv(b, &g, weights, l->qkv_rows, norm, err))
+		return -1;
 	if (s->query_key_norm || s->head_dim % 4) {
 		/* A head's norm needs the whole head: it waits for the product. */
 		g.output = OUTPUT_FLOAT;
@@ -185,7 +192,7 @@ static int project_to_peers(struct cuda_backend *b, const void *weights, struct 
 }
 
 /* residual += all-reduce(weights · input) + bias, and the next block's norm of it. columns: 0 where
- * this rank has no part. The input is wide exactly where gemv_wide says so. */
+ * this rank has no part. The input is wide exactly where gemv_norms says so. */
 static int project(struct cuda_backend *b, const void *weights, struct cuda_rows input, int columns,
 		   const float *bias, const float *norm, struct error *err)
 {
@@ -254,7 +261,9 @@ int block_gate_up(struct backend *base, int32_t layer, struct error *err)
 			return -1;
 		return silu_launch(b, layer, err);
 	}
-	struct gemv g = receiving_gemv(b, weights, rows, norm, true);
+	struct gemv g;
+	if (normed_gemv(b, &g, weights, rows, norm, err))
+		return -1;
 	g.output = OUTPUT_GATE_UP;
 	g.target = b->step.activation.data;
 	g.target_wide = b->step.activation.wide;
@@ -285,15 +294,22 @@ int block_logits(struct backend *base, struct error *err)
 	b->blocks_called++;
 	if (!rows || !s->vocab)
 		return 0;
-	if (!gemv_fits(b, rows, l->hidden_stride)) {
-		if (peers_settle(b, err) || norm_launch(b, rows, b->step.logit_tokens, norm, err))
-			return -1;
+	bool wide = gemv_norms(b, rows, l->hidden_stride);
+	if (!wide && (peers_settle(b, err) || norm_launch(b, rows, b->step.logit_tokens, norm, err)))
+		return -1;
+	if (!gemv_fits(b, rows, l->hidden_stride))
 		return product(b, weights, s->vocab, l->hidden_stride, at<void>(b, l->normed), rows,
 			       at<void>(b, l->logits), true, l->logit_stride, false, err);
-	}
-	struct gemv g = receiving_gemv(b, weights, s->vocab, norm, false);
+	struct gemv g = {};
+	g.weights = weights;
+	g.rows = s->vocab;
+	g.columns = l->hidden_stride;
 	g.tokens = rows;
-	g.gather = b->step.logit_tokens;
+	g.input = at<void>(b, l->normed);
+	if (wide) {
+		take_norm(b, &g, norm);
+		g.gather = b->step.logit_tokens;
+	}
 	g.output = OUTPUT_FLOAT;
 	g.target = at<void>(b, l->logits);
 	g.target_stride = l->logit_stride;

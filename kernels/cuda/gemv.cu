@@ -1,5 +1,6 @@
 /*
- * gemv.cu - matrix times a few vectors: where decoding spends its time.
+ * gemv.cu - matrix times one or two vectors (float32: up to eight): where decoding spends its time.
+ * More of them are gemv_tensor.cu's.
  *
  * The weights are read once and from far away, so all that counts is having enough of them in
  * flight. A team of threads takes ROWS rows of the matrix at a time; its threads stand side by side
@@ -16,7 +17,7 @@
  * Fetching the next rows into L2 besides, at a kernel's start or while attention or a sum leaves the
  * memory idle, was tried and brought nothing, or cost up to 8%.
  */
-#include "kernels/cuda/internal.cuh"
+#include "kernels/cuda/gemv.cuh"
 #include "kernels/cuda/peers.cuh"
 #include "kernels/cuda/tensor.cuh"
 
@@ -180,81 +181,6 @@ __device__ __forceinline__ void gemv_input(const struct gemv &p, uint4 *shared, 
 	}
 }
 
-/* What the output needs besides the sum; read while the loads of the group are under way. */
-struct gemv_extra {
-	float add;
-	float2 turn; /* cos and sin */
-};
-
-__device__ __forceinline__ struct gemv_extra gemv_extra_of(const struct gemv &p, int t, int row,
-							    bool valid)
-{
-	struct gemv_extra e = {0, {1, 0}};
-	if (!valid)
-		return e;
-	if (p.bias)
-		e.add = p.bias[row];
-	if (p.output == OUTPUT_ADD)
-		e.add += ((const float *)p.target)[(size_t)t * p.target_stride + row];
-	if (p.output == OUTPUT_ROPE && row < (p.query_heads + p.kv_heads) * p.head_dim)
-		e.turn = p.rope[t * (p.head_dim / 2) + row % p.head_dim % (p.head_dim / 2)];
-	return e;
-}
-
-/* One sum to where it belongs. All lanes of the first warp come here, those without a sum with
- * valid false, because pairs meet through shuffles. */
-template <typename W, bool RECEIVE>
-__device__ __forceinline__ void gemv_output(const struct gemv &p, int t, int r, int row, bool valid,
-					    int slot, uint32_t epoch, struct gemv_extra e, float y)
-{
-	if (!RECEIVE && p.output == OUTPUT_PEERS) {
-		/* Four lanes hold four neighbours, and share the ranks among them. */
-		y = valid ? y : 0.0f;
-		float4 v = make_float4(__shfl_sync(0xffffffffu, y, 0, ROWS), __shfl_sync(0xffffffffu, y, 1, ROWS),
-				       __shfl_sync(0xffffffffu, y, 2, ROWS), __shfl_sync(0xffffffffu, y, 3, ROWS));
-		for (int to = r; t < p.tokens && to < p.sum.ranks; to += ROWS)
-			peer_push<W>(p.sum, epoch, to, t, row / ROWS, v);
-		return;
-	}
-	y += e.add;
-	float other = __shfl_xor_sync(0xffffffffu, y, 2);
-	size_t to = (size_t)t * p.target_stride + row;
-
-	if (!valid)
-		return;
-	switch (p.output) {
-	case OUTPUT_PEERS:
-		break;
-	case OUTPUT_ADD:
-	case OUTPUT_FLOAT:
-		((float *)p.target)[to] = y;
-		break;
-	case OUTPUT_DTYPE:
-		((W *)p.target)[to] = from_float<W>(y);
-		break;
-	case OUTPUT_GATE_UP:
-		if (r < 2)
-			store_as<W>(p.target, to, silu(y) * other, p.target_wide);
-		break;
-	case OUTPUT_ROPE: {
-		int head = row / p.head_dim, i = row - head * p.head_dim;
-		y = r < 2 ? y * e.turn.x - other * e.turn.y : y * e.turn.x + other * e.turn.y;
-		if (head < p.query_heads) {
-			float *query = (float *)p.target;
-			query[((size_t)t * p.query_heads + head) * p.head_stride + i] = y;
-			break;
-		}
-		head -= p.query_heads;
-		W *cache = (W *)(head < p.kv_heads ? p.keys : p.values);
-		head -= head < p.kv_heads ? 0 : p.kv_heads;
-		size_t place = ((size_t)(slot / KV_BLOCK) * p.kv_heads + head) * KV_BLOCK +
-			       slot % KV_BLOCK;
-		cache[place * p.head_stride + i] = from_float<W>(y);
-		break;
-	}
-	}
-}
-
 /* Teams of a block for T tokens, at most: what the registers are for. */
 template <int T> constexpr int TEAMS = T == 1 ? TEAMS_MAX : 2;
 
@@ -378,7 +304,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 			if (lane < ROWS * T)
 				for (int i = 0; i < threads / 32; i++)
 					y += sums[team][buffer][i][lane];
-			gemv_output<W, RECEIVE>(p, out_t, out_r, row, valid, slot, push_epoch, extra, y);
+			gemv_output<W, 2, !RECEIVE>(p, out_t, out_r, row, valid, slot, push_epoch, extra, y);
 		}
 	}
 	if (warp == 0)
@@ -389,8 +315,10 @@ typedef void (*gemv_function)(const struct gemv, const struct gemv_rows);
 
 template <typename W, typename X, bool RECEIVE> static gemv_function gemv_kernel_of(int tokens)
 {
-	return tokens <= 1 ? gemv_kernel<W, X, 1, RECEIVE> : tokens <= 2 ? gemv_kernel<W, X, 2, RECEIVE>
-	     : tokens <= 4 ? gemv_kernel<W, X, 4, RECEIVE> : gemv_kernel<W, X, 8, RECEIVE>;
+	if constexpr (sizeof(W) == sizeof(float))
+		if (tokens > 2)
+			return tokens <= 4 ? gemv_kernel<W, X, 4, RECEIVE> : gemv_kernel<W, X, 8, RECEIVE>;
+	return tokens <= 1 ? gemv_kernel<W, X, 1, RECEIVE> : gemv_kernel<W, X, 2, RECEIVE>;
 }
 
 template <typename W> static gemv_function gemv_kernel_for(int tokens, bool wide, bool receive)
@@ -408,6 +336,8 @@ enum { GEMV_SHARED_MAX = 96 << 10 };
 
 int gemv_prepare(struct cuda_backend *b, struct error *err)
 {
+	if (gemv_tensor_prepare(b, err))
+		return -1;
 	return for_dtype(b->options.shape.dtype, [&](auto w) {
 		typedef decltype(w) W;
 		for (int i = 0; i < 4; i++)
@@ -425,14 +355,19 @@ int gemv_prepare(struct cuda_backend *b, struct error *err)
 
 static bool input_fits(const struct cuda_backend *b, int32_t tokens, int32_t columns, size_t bytes)
 {
-	/* From 5 tokens on, cuBLAS on tensor cores is faster, which are for 16-bit types. */
-	return tokens <= (b->options.shape.dtype == DTYPE_F32 ? GEMV_TOKENS : GEMV_TOKENS / 2) &&
+	/* From 3 tokens on tensor cores are faster, which are for 16-bit types. */
+	return tokens <= (b->options.shape.dtype == DTYPE_F32 ? GEMV_TOKENS : 2) &&
 	       (size_t)token_places(tokens) * (size_t)columns * bytes <= GEMV_SHARED_MAX;
+}
+
+bool gemv_norms(const struct cuda_backend *b, int32_t tokens, int32_t columns)
+{
+	return input_fits(b, tokens, columns, dtype_bytes(b->options.shape.dtype));
 }
 
 bool gemv_fits(const struct cuda_backend *b, int32_t tokens, int32_t columns)
 {
-	return input_fits(b, tokens, columns, dtype_bytes(b->options.shape.dtype));
+	return gemv_norms(b, tokens, columns) || gemv_tensor_fits(b, tokens, columns);
 }
 
 bool gemv_wide(const struct cuda_backend *b, int32_t tokens, int32_t columns)
@@ -461,6 +396,8 @@ static struct gemv_rows rows_of(const struct gemv *p)
 
 int gemv_launch(struct cuda_backend *b, const struct gemv *p, struct error *err)
 {
+	if (!gemv_norms(b, p->tokens, p->columns))
+		return gemv_tensor_launch(b, p, err);
 	return for_dtype(b->options.shape.dtype, [&](auto w) {
 		typedef decltype(w) W;
 		bool wide = gemv_wide(b, p->tokens, p->columns);

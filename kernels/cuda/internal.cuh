@@ -122,6 +122,7 @@ struct cuda_backend {
 	struct backend_options options;
 	struct cuda_layout layout;
 	int multiprocessors;
+	int shared_block;	/* bytes of shared memory that a block may take */
 	unsigned char uuid[16];	/* the GPU's own, to tell whether ranks share one */
 	bool programmatic;	/* kernels may overlap the one before: see wait_for_previous */
 	bool plain_next;	/* the next kernel follows something that is no kernel of ours */
@@ -288,10 +289,17 @@ struct gemv {
 int gemv_prepare(struct cuda_backend *, struct error *err);
 /* Whether the kernels take inputs of this size. */
 bool gemv_fits(const struct cuda_backend *, int32_t tokens, int32_t columns);
+/* Whether they take a norm along as well. */
+bool gemv_norms(const struct cuda_backend *, int32_t tokens, int32_t columns);
 /* Whether they keep such an input as float32 up to the product, which 16-bit models gain from;
  * inputs too large for that are kept as W. */
 bool gemv_wide(const struct cuda_backend *, int32_t tokens, int32_t columns);
 int gemv_launch(struct cuda_backend *, const struct gemv *, struct error *err);
+
+/* ---- gemv_tensor.cu: the same on tensor cores, for what gemv.cu leaves to it: rows of W --------- */
+int gemv_tensor_prepare(struct cuda_backend *, struct error *err);
+bool gemv_tensor_fits(const struct cuda_backend *, int32_t tokens, int32_t columns);
+int gemv_tensor_launch(struct cuda_backend *, const struct gemv *, struct error *err);
 
 /* ---- peers.cu: sums of few tokens through the ranks' own memory ------------------------------ */
 /* Opens the mailboxes of all ranks and tries them out. Where any rank fails, none uses them, and

@@ -60,7 +60,22 @@ __device__ __forceinline__ void load_matrices_turned(uint32_t (&r)[4], const voi
 		     : "r"(shared_address(row)) : "memory");
 }
 
-/* 16 bytes to shared memory in the background; zeros where not `there`. */
+/* 16 bytes of shared memory. */
+__device__ __forceinline__ uint4 load_shared(uint32_t address)
+{
+	uint4 v;
+	asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+		     : "r"(address) : "memory");
+	return v;
+}
+
+/* 16 bytes to shared memory in the background. */
+__device__ __forceinline__ void copy_piece(uint32_t to, const void *from)
+{
+	asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(to), "l"(from) : "memory");
+}
+
+/* The same, or zeros where not `there`. */
 __device__ __forceinline__ void copy_piece(void *to, const void *from, bool there)
 {
 	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
