@@ -234,29 +234,33 @@ template <typename F> __device__ __forceinline__ void for_depth(int from, int co
 /* residual = or += partial + bias, and the RMSNorm of that. grid: rows. Padding is zero in all
  * that is read, and so becomes the output's. */
 template <typename W, typename P>
-__global__ void __launch_bounds__(THREADS) residual_kernel(const __grid_constant__ struct residual_parameters p)
+__global__ void __launch_bounds__(THREADS, 5) residual_kernel(const __grid_constant__ struct residual_parameters p)
 {
 	__shared__ float scratch[32];
 	allow_next();
 	wait_for_previous();
 	const int row = (int)blockIdx.x, fours = p.stride / 4;
 	const size_t start = (size_t)(p.gather ? p.gather[row] : row) * p.stride;
+	const bool once = fours <= DEPTH * THREADS; /* what a thread has of a row stays with it */
 	float4 *residual = (float4 *)(p.residual + start);
 	const P *partial = p.partial ? (const P *)p.partial + (size_t)row * p.stride : NULL;
+	float4 x[DEPTH];
 	float squares = 0;
 
-	/* DEPTH of everything is on its way before the first is used or stored. */
+	/* DEPTH of all that comes from far is on its way before the first is used or stored. */
 	for (int at4 = (int)threadIdx.x; at4 < fours; at4 += DEPTH * THREADS) {
-		float4 x[DEPTH] = {}, y[DEPTH] = {}, z[DEPTH] = {};
+		float4 y[DEPTH] = {};
+#pragma unroll
+		for (int k = 0; k < DEPTH; k++)
+			x[k] = make_float4(0, 0, 0, 0);
 		if (p.add)
 			for_depth(at4, fours, [&](int k, int i) { x[k] = residual[i]; });
 		if (partial)
 			for_depth(at4, fours, [&](int k, int i) { y[k] = load_four(partial + 4 * i); });
-		if (p.bias)
-			for_depth(at4, fours, [&](int k, int i) { z[k] = ((const float4 *)p.bias)[i]; });
 		for_depth(at4, fours, [&](int k, int i) {
 			add_to(x[k], y[k]);
-			add_to(x[k], z[k]);
+			if (p.bias)
+				add_to(x[k], ((const float4 *)p.bias)[i]);
 			if (p.keep)
 				residual[i] = x[k];
 			squares += four_squares(x[k]);
@@ -267,9 +271,10 @@ __global__ void __launch_bounds__(THREADS) residual_kernel(const __grid_constant
 	float scale = rsqrtf(block_sum(squares, scratch) / (float)p.hidden + p.epsilon);
 	W *normed = (W *)p.normed + (size_t)row * p.stride;
 	for (int at4 = (int)threadIdx.x; at4 < fours; at4 += DEPTH * THREADS) {
-		float4 x[DEPTH], w[DEPTH];
+		float4 w[DEPTH];
 		for_depth(at4, fours, [&](int k, int i) {
-			x[k] = residual[i];
+			if (!once)
+				x[k] = residual[i];
 			w[k] = ((const float4 *)p.norm)[i];
 		});
 		for_depth(at4, fours, [&](int k, int i) {
