@@ -181,9 +181,9 @@ static int qkv(struct cuda_backend *b, int32_t layer, struct error *err)
 	if (!gemv_fits(b, tokens, l->hidden_stride)) {
 		if (norm_tokens(b, norm, err) ||
 		    product(b, weights, l->qkv_rows, l->hidden_stride, at<void>(b, l->normed), tokens,
-			    at<void>(b, l->scratch), true, l->qkv_stride, false, err))
+			    at<void>(b, l->scratch), false, l->qkv_stride, false, err))
 			return -1;
-		return rope_launch(b, layer, err);
+		return rope_launch(b, layer, false, err);
 	}
 	struct gemv g = receiving_gemv(b, weights, l->qkv_rows, norm, true);
 	if (s->query_key_norm || s->head_dim % 4) {
@@ -191,7 +191,7 @@ static int qkv(struct cuda_backend *b, int32_t layer, struct error *err)
 		g.output = OUTPUT_FLOAT;
 		g.target = at<void>(b, l->scratch);
 		g.target_stride = l->qkv_stride;
-		return gemv_launch(b, &g, err) || rope_launch(b, layer, err) ? -1 : 0;
+		return gemv_launch(b, &g, err) || rope_launch(b, layer, true, err) ? -1 : 0;
 	}
 	g.output = OUTPUT_ROPE;
 	g.target = at<void>(b, l->query);

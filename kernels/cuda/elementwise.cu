@@ -74,7 +74,7 @@ int rope_table_launch(struct cuda_backend *b, struct error *err)
 }
 
 struct rope_parameters {
-	const float *qkv;	/* [tokens][qkv_stride], without bias */
+	const void *qkv;	/* [tokens][qkv_stride], without bias */
 	const float *bias, *query_norm, *key_norm; /* or NULL */
 	const float2 *rope;
 	const int32_t *slots;
@@ -85,8 +85,8 @@ struct rope_parameters {
 };
 
 /* Bias, norm, rope, and to the query buffer or the cache. `lanes` (a power of two) take one head of one
- * token, each N neighbouring pairs of it at a time: 4 in one turn, or single ones in several. */
-template <typename W, int N>
+ * token, each N neighbouring pairs of it at a time: a piece in one turn, or single ones in several. */
+template <typename W, typename In, int N>
 __global__ void rope_kernel(const __grid_constant__ struct rope_parameters p, int lanes)
 {
 	constexpr int turns = N == 1 ? HEAD_DIM_MAX / 2 / 32 : 1;
@@ -100,7 +100,7 @@ __global__ void rope_kernel(const __grid_constant__ struct rope_parameters p, in
 	const bool is_query = head < p.query_heads;
 	const bool is_value = head >= p.query_heads + p.kv_heads;
 	const int first = head * p.head_dim;
-	const float *in = p.qkv + (size_t)token * p.qkv_stride + first;
+	const In *in = (const In *)p.qkv + (size_t)token * p.qkv_stride + first;
 	const float *norm = is_value ? NULL : is_query ? p.query_norm : p.key_norm;
 	float low[turns][N] = {}, high[turns][N] = {}, squares = 0;
 
@@ -167,13 +167,26 @@ __global__ void rope_kernel(const __grid_constant__ struct rope_parameters p, in
 	}
 }
 
-int rope_launch(struct cuda_backend *b, int32_t layer, struct error *err)
+template <typename W, typename In>
+static int rope_run(struct cuda_backend *b, const struct rope_parameters &p, struct error *err)
+{
+	/* Where all halves of heads are whole pieces, on their boundaries. */
+	int run = p.head_dim % (2 * PIECE<In>) ? 1 : PIECE<In>, lanes = 1;
+	while (lanes * run < p.head_dim / 2 && lanes < 32)
+		lanes *= 2;
+	int64_t threads = (int64_t)p.tokens * (p.query_heads + 2 * p.kv_heads) * lanes;
+	return kernel_launch(b, err, "rope_kernel",
+			     run == 1 ? rope_kernel<W, In, 1> : rope_kernel<W, In, PIECE<In>>,
+			     dim3((unsigned)((threads + THREADS - 1) / THREADS)), THREADS, 0, p, lanes);
+}
+
+int rope_launch(struct cuda_backend *b, int32_t layer, bool is_float, struct error *err)
 {
 	const struct backend_shape *s = &b->options.shape;
 	const struct cuda_layout *l = &b->layout;
 	const size_t first = (size_t)b->part->tokens.first;
 	struct rope_parameters p = {};
-	p.qkv = at<float>(b, l->scratch);
+	p.qkv = at<void>(b, l->scratch);
 	p.bias = b->has_qkv_bias ? layer_at<float>(b, layer, l->qkv_bias) : NULL;
 	p.query_norm = s->query_key_norm ? layer_at<float>(b, layer, l->query_norm) : NULL;
 	p.key_norm = s->query_key_norm ? layer_at<float>(b, layer, l->key_norm) : NULL;
@@ -189,14 +202,9 @@ int rope_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	p.query_heads = s->query_heads;
 	p.kv_heads = s->kv_heads;
 	p.epsilon = (float)s->norm_epsilon;
-	int run = s->head_dim % 8 ? 1 : 4, lanes = 1;
-	while (lanes * run < s->head_dim / 2 && lanes < 32)
-		lanes *= 2;
-	int64_t threads = (int64_t)p.tokens * (p.query_heads + 2 * p.kv_heads) * lanes;
 	return for_dtype(s->dtype, [&](auto w) {
 		typedef decltype(w) W;
-		return kernel_launch(b, err, "rope_kernel", run == 1 ? rope_kernel<W, 1> : rope_kernel<W, 4>,
-				     dim3((unsigned)((threads + THREADS - 1) / THREADS)), THREADS, 0, p, lanes);
+		return is_float ? rope_run<W, float>(b, p, err) : rope_run<W, W>(b, p, err);
 	});
 }
 

@@ -382,8 +382,8 @@ int rope_table_launch(struct cuda_backend *, struct error *err);
 /* normed[i] = RMSNorm(residual[gather ? gather[i] : i]); `gather` counts from the step's first token. */
 int norm_launch(struct cuda_backend *, int32_t rows, const int32_t *gather, const float *weight,
 		struct error *err);
-/* Bias, q/k norm and rope of scratch into query and cache. */
-int rope_launch(struct cuda_backend *, int32_t layer, struct error *err);
+/* Bias, q/k norm and rope of scratch, float or the shape's dtype, into query and cache. */
+int rope_launch(struct cuda_backend *, int32_t layer, bool is_float, struct error *err);
 int silu_launch(struct cuda_backend *, int32_t layer, struct error *err);
 /* The residual gets what it lacks. With norm, also normed = RMSNorm(residual). */
 int residual_launch(struct cuda_backend *, const struct residual_debt *, const float *norm, struct error *err);

@@ -59,8 +59,8 @@ struct cuda_layout {
 	uint64_t residual;	/* float [max_tokens][hidden_stride] */
 	uint64_t residual_other; /* float [few][hidden_stride], with sums only: see peers.cuh */
 	uint64_t normed;	/* dtype [max(max_tokens, max_logit_rows)][hidden_stride] */
-	uint64_t scratch;	/* qkv, float [max_tokens][qkv_stride]; then gate and up, dtype
-				 * [max_tokens][gate_up_stride] */
+	uint64_t scratch;	/* qkv, dtype [max_tokens][qkv_stride] or float [few][...]; then gate and
+				 * up, dtype [max_tokens][gate_up_stride] */
 	uint64_t query;		/* float [max_tokens][query_heads][head_stride] */
 	uint64_t attention;	/* dtype [max_tokens][attention_stride] */
 	uint64_t activation;	/* dtype [max_tokens][activation_stride] */
