@@ -121,7 +121,8 @@ struct tensor_part {
 
 /* One step: a ragged batch. Sequence s brings tokens [first_token[s], first_token[s+1]), in
  * order of position; those before them are in its cache blocks already. The key and value of
- * position p go to block_table[s*max_blocks + p/KV_BLOCK], slot p%KV_BLOCK. */
+ * position p go to block_table[s*max_blocks + p/KV_BLOCK], slot p%KV_BLOCK. Of sequences that share
+ * a block, the one that fills it in this step comes before those that only read it. */
 struct step {
 	int32_t tokens, sequences, logit_rows;
 	int32_t max_blocks;		/* row length of block_table */

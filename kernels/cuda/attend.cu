@@ -304,13 +304,13 @@ int attend_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	const struct cuda_layout *l = &b->layout;
 	struct attend_parameters p = {};
 
-	if (!b->step.single_count)
+	if (!b->part->singles.count)
 		return 0;
 	p.query = at<float>(b, l->query);
 	p.keys = cache_keys(b, layer);
 	p.values = cache_values(b, layer);
 	p.attention = b->step.attention;
-	p.single = b->step.single;
+	p.single = b->step.single + b->part->singles.first;
 	p.positions = b->step.positions;
 	p.sequence_of = b->step.sequence_of;
 	p.table = b->step.table;
@@ -329,7 +329,7 @@ int attend_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	p.scale = s->attention_scale * 1.44269504088896341f;
 	return for_dtype(s->dtype, [&](auto w) {
 		typedef decltype(w) W;
-		dim3 grid((unsigned)b->step.single_count, (unsigned)b->step.splits,
+		dim3 grid((unsigned)b->part->singles.count, (unsigned)b->step.splits,
 			  (unsigned)(p.kv_heads * p.tiles));
 		return kernel_launch(b, err, "attend_kernel", attend_kernel_for<W>(b), grid, THREADS, 0, p);
 	});

@@ -305,13 +305,16 @@ __global__ void __launch_bounds__(THREADS, D == 128 ? 3 : 1) attend_tile_kernel(
 	extern __shared__ uint4 shared[];
 	struct tile_memory<W, D, WIDE> *keys = tile_memory_at<W, D, WIDE>(shared), *values = keys + 2;
 	const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-	const int kv_head = (int)blockIdx.y / p.group_max, member = (int)blockIdx.y % p.group_max;
+	/* All heads of a tile before the next tile: blocks start in their order, and of a sequence the
+	 * longest come first, so that those that run last are short. */
+	const int units = p.kv_heads * p.group_max, unit = (int)blockIdx.x % units;
+	const int kv_head = unit / p.group_max, member = unit % p.group_max;
 
 	allow_next();
 	wait_for_previous();
 	if (member >= p.groups[kv_head].count)
 		return;
-	const struct attend_tile tile = p.tiles[blockIdx.x];
+	const struct attend_tile tile = p.tiles[(int)blockIdx.x / units];
 	const int head = p.groups[kv_head].first + member;
 	const int32_t *table = p.table + (size_t)tile.sequence * p.table_stride;
 	const int first_position = p.positions[tile.first], end = first_position + tile.count;
@@ -463,13 +466,13 @@ int attend_tile_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	const struct cuda_layout *l = &b->layout;
 	struct tile_parameters p = {};
 
-	if (!b->step.tile_count)
+	if (!b->part->tiles.count)
 		return 0;
 	p.query = at<float>(b, l->query);
 	p.keys = cache_keys(b, layer);
 	p.values = cache_values(b, layer);
 	p.attention = b->step.attention;
-	p.tiles = b->step.tiles;
+	p.tiles = b->step.tiles + b->part->tiles.first;
 	p.positions = b->step.positions;
 	p.table = b->step.table;
 	p.groups = b->groups;
@@ -482,7 +485,7 @@ int attend_tile_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	p.table_stride = b->step.table_stride;
 	p.window = s->windows[layer];
 	p.scale = s->attention_scale * 1.44269504088896341f;
-	dim3 grid((unsigned)b->step.tile_count, (unsigned)(p.kv_heads * p.group_max));
+	dim3 grid((unsigned)(b->part->tiles.count * p.kv_heads * p.group_max));
 	return for_tensor(b, [&](auto w, auto d) {
 		typedef decltype(w) W;
 		constexpr int D = decltype(d)::D;

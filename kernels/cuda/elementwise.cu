@@ -25,16 +25,17 @@ __global__ void embed_kernel(const W *table, const int32_t *ids, int first, int 
 int embed_launch(struct cuda_backend *b, void *target, bool wire_float, bool publish, struct error *err)
 {
 	const struct backend_shape *s = &b->options.shape;
-	dim3 grid((unsigned)b->step.tokens);
+	const int32_t *ids = b->step.ids + b->part->tokens.first;
+	dim3 grid((unsigned)b->part->tokens.count);
 	return for_dtype(s->dtype, [&](auto w) {
 		typedef decltype(w) W;
 		const W *table = (const W *)(b->weights + b->layout.embedding);
 		if (wire_float)
 			return kernel_launch(b, err, "embed_kernel", embed_kernel<W, float>, grid, THREADS,
-					     0, table, b->step.ids, s->first_vocab, s->vocab, s->hidden,
+					     0, table, ids, s->first_vocab, s->vocab, s->hidden,
 					     b->layout.hidden_stride, (float *)target, publish);
 		return kernel_launch(b, err, "embed_kernel", embed_kernel<W, W>, grid, THREADS, 0, table,
-				     b->step.ids, s->first_vocab, s->vocab, s->hidden,
+				     ids, s->first_vocab, s->vocab, s->hidden,
 				     b->layout.hidden_stride, (W *)target, publish);
 	});
 }
@@ -73,7 +74,7 @@ int rope_table_launch(struct cuda_backend *b, struct error *err)
 }
 
 struct rope_parameters {
-	const float *qkv;	/* [tokens][qkv_stride], without bias */
+	const void *qkv;	/* [tokens][qkv_stride], without bias */
 	const float *bias, *query_norm, *key_norm; /* or NULL */
 	const float2 *rope;
 	const int32_t *slots;
@@ -84,8 +85,8 @@ struct rope_parameters {
 };
 
 /* Bias, norm, rope, and to the query buffer or the cache. `lanes` (a power of two) take one head of one
- * token, each N neighbouring pairs of it at a time: 4 in one turn, or single ones in several. */
-template <typename W, int N>
+ * token, each N neighbouring pairs of it at a time: a piece in one turn, or single ones in several. */
+template <typename W, typename In, int N>
 __global__ void rope_kernel(const __grid_constant__ struct rope_parameters p, int lanes)
 {
 	constexpr int turns = N == 1 ? HEAD_DIM_MAX / 2 / 32 : 1;
@@ -99,7 +100,7 @@ __global__ void rope_kernel(const __grid_constant__ struct rope_parameters p, in
 	const bool is_query = head < p.query_heads;
 	const bool is_value = head >= p.query_heads + p.kv_heads;
 	const int first = head * p.head_dim;
-	const float *in = p.qkv + (size_t)token * p.qkv_stride + first;
+	const In *in = (const In *)p.qkv + (size_t)token * p.qkv_stride + first;
 	const float *norm = is_value ? NULL : is_query ? p.query_norm : p.key_norm;
 	float low[turns][N] = {}, high[turns][N] = {}, squares = 0;
 
@@ -166,35 +167,44 @@ __global__ void rope_kernel(const __grid_constant__ struct rope_parameters p, in
 	}
 }
 
-int rope_launch(struct cuda_backend *b, int32_t layer, struct error *err)
+template <typename W, typename In>
+static int rope_run(struct cuda_backend *b, const struct rope_parameters &p, struct error *err)
+{
+	/* Where all halves of heads are whole pieces, on their boundaries. */
+	int run = p.head_dim % (2 * PIECE<In>) ? 1 : PIECE<In>, lanes = 1;
+	while (lanes * run < p.head_dim / 2 && lanes < 32)
+		lanes *= 2;
+	int64_t threads = (int64_t)p.tokens * (p.query_heads + 2 * p.kv_heads) * lanes;
+	return kernel_launch(b, err, "rope_kernel",
+			     run == 1 ? rope_kernel<W, In, 1> : rope_kernel<W, In, PIECE<In>>,
+			     dim3((unsigned)((threads + THREADS - 1) / THREADS)), THREADS, 0, p, lanes);
+}
+
+int rope_launch(struct cuda_backend *b, int32_t layer, bool is_float, struct error *err)
 {
 	const struct backend_shape *s = &b->options.shape;
 	const struct cuda_layout *l = &b->layout;
+	const size_t first = (size_t)b->part->tokens.first;
 	struct rope_parameters p = {};
-	p.qkv = at<float>(b, l->scratch);
+	p.qkv = at<void>(b, l->scratch);
 	p.bias = b->has_qkv_bias ? layer_at<float>(b, layer, l->qkv_bias) : NULL;
 	p.query_norm = s->query_key_norm ? layer_at<float>(b, layer, l->query_norm) : NULL;
 	p.key_norm = s->query_key_norm ? layer_at<float>(b, layer, l->key_norm) : NULL;
-	p.rope = at<float2>(b, l->rope);
-	p.slots = b->step.slots;
-	p.query = at<float>(b, l->query);
+	p.rope = at<float2>(b, l->rope) + first * (size_t)(s->head_dim / 2);
+	p.slots = b->step.slots + first;
+	p.query = at<float>(b, l->query) + first * (size_t)s->query_heads * (size_t)l->head_stride;
 	p.keys = cache_keys(b, layer);
 	p.values = cache_values(b, layer);
-	p.tokens = b->step.tokens;
+	p.tokens = b->part->tokens.count;
 	p.qkv_stride = l->qkv_stride;
 	p.head_dim = s->head_dim;
 	p.head_stride = l->head_stride;
 	p.query_heads = s->query_heads;
 	p.kv_heads = s->kv_heads;
 	p.epsilon = (float)s->norm_epsilon;
-	int run = s->head_dim % 8 ? 1 : 4, lanes = 1;
-	while (lanes * run < s->head_dim / 2 && lanes < 32)
-		lanes *= 2;
-	int64_t threads = (int64_t)p.tokens * (p.query_heads + 2 * p.kv_heads) * lanes;
 	return for_dtype(s->dtype, [&](auto w) {
 		typedef decltype(w) W;
-		return kernel_launch(b, err, "rope_kernel", run == 1 ? rope_kernel<W, 1> : rope_kernel<W, 4>,
-				     dim3((unsigned)((threads + THREADS - 1) / THREADS)), THREADS, 0, p, lanes);
+		return is_float ? rope_run<W, float>(b, p, err) : rope_run<W, W>(b, p, err);
 	});
 }
 
@@ -232,29 +242,33 @@ template <typename F> __device__ __forceinline__ void for_depth(int from, int co
 /* residual = or += partial + bias, and the RMSNorm of that. grid: rows. Padding is zero in all
  * that is read, and so becomes the output's. */
 template <typename W, typename P>
-__global__ void __launch_bounds__(THREADS) residual_kernel(const __grid_constant__ struct residual_parameters p)
+__global__ void __launch_bounds__(THREADS, 5) residual_kernel(const __grid_constant__ struct residual_parameters p)
 {
 	__shared__ float scratch[32];
 	allow_next();
 	wait_for_previous();
 	const int row = (int)blockIdx.x, fours = p.stride / 4;
 	const size_t start = (size_t)(p.gather ? p.gather[row] : row) * p.stride;
+	const bool once = fours <= DEPTH * THREADS; /* what a thread has of a row stays with it */
 	float4 *residual = (float4 *)(p.residual + start);
 	const P *partial = p.partial ? (const P *)p.partial + (size_t)row * p.stride : NULL;
+	float4 x[DEPTH];
 	float squares = 0;
 
-	/* DEPTH of everything is on its way before the first is used or stored. */
+	/* DEPTH of all that comes from far is on its way before the first is used or stored. */
 	for (int at4 = (int)threadIdx.x; at4 < fours; at4 += DEPTH * THREADS) {
-		float4 x[DEPTH] = {}, y[DEPTH] = {}, z[DEPTH] = {};
+		float4 y[DEPTH] = {};
+#pragma unroll
+		for (int k = 0; k < DEPTH; k++)
+			x[k] = make_float4(0, 0, 0, 0);
 		if (p.add)
 			for_depth(at4, fours, [&](int k, int i) { x[k] = residual[i]; });
 		if (partial)
 			for_depth(at4, fours, [&](int k, int i) { y[k] = load_four(partial + 4 * i); });
-		if (p.bias)
-			for_depth(at4, fours, [&](int k, int i) { z[k] = ((const float4 *)p.bias)[i]; });
 		for_depth(at4, fours, [&](int k, int i) {
 			add_to(x[k], y[k]);
-			add_to(x[k], z[k]);
+			if (p.bias)
+				add_to(x[k], ((const float4 *)p.bias)[i]);
 			if (p.keep)
 				residual[i] = x[k];
 			squares += four_squares(x[k]);
@@ -265,9 +279,10 @@ __global__ void __launch_bounds__(THREADS) residual_kernel(const __grid_constant
 	float scale = rsqrtf(block_sum(squares, scratch) / (float)p.hidden + p.epsilon);
 	W *normed = (W *)p.normed + (size_t)row * p.stride;
 	for (int at4 = (int)threadIdx.x; at4 < fours; at4 += DEPTH * THREADS) {
-		float4 x[DEPTH], w[DEPTH];
+		float4 w[DEPTH];
 		for_depth(at4, fours, [&](int k, int i) {
-			x[k] = residual[i];
+			if (!once)
+				x[k] = residual[i];
 			w[k] = ((const float4 *)p.norm)[i];
 		});
 		for_depth(at4, fours, [&](int k, int i) {
@@ -282,7 +297,7 @@ static int residual_run(struct cuda_backend *b, struct residual_parameters p, bo
 			struct error *err)
 {
 	const struct backend_shape *s = &b->options.shape;
-	p.residual = b->residual.at;
+	p.residual = p.gather ? b->residual.at : part_residual(b);
 	p.normed = at<void>(b, b->layout.normed);
 	p.hidden = s->hidden;
 	p.stride = b->layout.hidden_stride;
@@ -305,17 +320,15 @@ int norm_launch(struct cuda_backend *b, int32_t rows, const int32_t *gather, con
 	return residual_run(b, p, true, rows, err);
 }
 
-int residual_launch(struct cuda_backend *b, const void *partial, bool partial_float, bool add,
-		    const float *bias, const float *norm, struct error *err)
+int residual_launch(struct cuda_backend *b, const struct residual_debt *debt, const float *norm, struct error *err)
 {
 	struct residual_parameters p = {};
-	p.partial = partial;
-	p.bias = bias;
+	p.partial = debt->rows;
+	p.bias = debt->bias;
 	p.norm = norm;
-	p.add = add;
+	p.add = debt->add;
 	p.keep = true;
-	b->normed = norm;
-	return residual_run(b, p, partial_float, b->step.tokens, err);
+	return residual_run(b, p, debt->is_float, b->part->tokens.count, err);
 }
 
 /* A thread takes N neighbouring elements. grid: tokens, parts of a row. in: [tokens][in_stride], the
@@ -358,15 +371,16 @@ int silu_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	const struct backend_shape *s = &b->options.shape;
 	const struct cuda_layout *l = &b->layout;
 	const float *bias = b->has_gate_up_bias ? layer_at<float>(b, layer, l->gate_up_bias) : NULL;
+	const struct cuda_rows out = part_rows(b, b->step.activation, l->activation_stride);
 	return for_dtype(s->dtype, [&](auto w) {
 		typedef decltype(w) W;
 		/* Where the ups begin on a 16-byte boundary, whole pieces. */
 		int run = s->intermediate % PIECE<W> ? 1 : PIECE<W>, threads = THREADS * run;
-		dim3 grid((unsigned)b->step.tokens, (unsigned)((s->intermediate + threads - 1) / threads));
+		dim3 grid((unsigned)b->part->tokens.count, (unsigned)((s->intermediate + threads - 1) / threads));
 		return kernel_launch(b, err, "silu_kernel",
 				     run == 1 ? silu_kernel<W, 1> : silu_kernel<W, PIECE<W>>, grid, THREADS, 0,
-				     at<W>(b, l->scratch), l->gate_up_stride, bias, s->intermediate,
-				     b->step.activation, l->activation_stride);
+				     at<W>(b, l->scratch), l->gate_up_stride, bias, s->intermediate, out,
+				     l->activation_stride);
 	});
 }
 

@@ -59,12 +59,13 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 	uint64_t few = tokens < GEMV_TOKENS ? tokens : GEMV_TOKENS;
 	uint64_t some = tokens < SMALL_TOKENS ? tokens : SMALL_TOKENS;
 	uint64_t rows = (uint64_t)o->max_logit_rows, stride = (uint64_t)l->hidden_stride;
-	uint64_t qkv = (uint64_t)l->qkv_stride * 4, gate_up = (uint64_t)l->gate_up_stride * bytes;
+	uint64_t qkv = (uint64_t)l->qkv_stride, gate_up = (uint64_t)l->gate_up_stride;
+	uint64_t many_rows = tokens * (qkv > gate_up ? qkv : gate_up) * bytes, few_rows = few * qkv * 4;
 
 	l->residual = take(&end, tokens * stride, 4);
 	l->residual_other = take(&end, sums ? few * stride : 0, 4);
 	l->normed = take(&end, (tokens > rows ? tokens : rows) * stride, bytes);
-	l->scratch = take(&end, tokens, qkv > gate_up ? qkv : gate_up);
+	l->scratch = take(&end, many_rows > few_rows ? many_rows : few_rows, 1);
 	l->query = take(&end, tokens * (uint64_t)s->query_heads * (uint64_t)l->head_stride, 4);
 	l->attention = take(&end, tokens * (uint64_t)l->attention_stride, bytes);
 	l->activation = take(&end, tokens * (uint64_t)l->activation_stride, bytes);
@@ -94,8 +95,9 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 			   (uint64_t)l->penalty_ids * 4;
 	l->requests = take(&end, l->request_bytes, 1);
 
-	/* Eleven lists of at most these lengths, each rounded up to 16 bytes: see step.cu. */
-	l->step_bytes = 4 * (5 * tokens + 3 * (tokens / ATTEND_TILE + sequences) +
+	/* Eleven lists of at most these lengths, each rounded up to 16 bytes: see step.cu. Where a step is
+	 * split, one of its tiles may be. */
+	l->step_bytes = 4 * (5 * tokens + 3 * (tokens / ATTEND_TILE + sequences + 1) +
 			     6 * (2 * ATTEND_WARPS + sequences) + rows + sequences +
 			     sequences * (uint64_t)o->max_blocks + 1) + 11 * 16;
 	l->step = take(&end, l->step_bytes, 1);

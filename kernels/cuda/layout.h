@@ -26,6 +26,8 @@ enum {
 	ATTEND_WARPS = 1024,	  /* contexts of many tokens are cut into about so many parts, and */
 	ATTEND_PIECE = 128,	  /* not below so many positions */
 	ATTEND_TILE = 64,	  /* tokens of a sequence that one prefill block serves */
+	SPLIT_TOKENS = 1024,	  /* steps from so many on are split in two where NCCL adds, */
+	SPLIT_UNIT = 128,	  /* at a multiple of so many tokens, for the products' tiles */
 	CANDIDATE_CHUNK = 2048,	  /* logits that one block sorts */
 	PENALTY_IDS = 1 << 16,	  /* penalized ids uploaded at a time, at least */
 	CUBLAS_WORKSPACE = 32 << 20,
@@ -57,8 +59,8 @@ struct cuda_layout {
 	uint64_t residual;	/* float [max_tokens][hidden_stride] */
 	uint64_t residual_other; /* float [few][hidden_stride], with sums only: see peers.cuh */
 	uint64_t normed;	/* dtype [max(max_tokens, max_logit_rows)][hidden_stride] */
-	uint64_t scratch;	/* qkv, float [max_tokens][qkv_stride]; then gate and up, dtype
-				 * [max_tokens][gate_up_stride] */
+	uint64_t scratch;	/* qkv, dtype [max_tokens][qkv_stride] or float [few][...]; then gate and
+				 * up, dtype [max_tokens][gate_up_stride] */
 	uint64_t query;		/* float [max_tokens][query_heads][head_stride] */
 	uint64_t attention;	/* dtype [max_tokens][attention_stride] */
 	uint64_t activation;	/* dtype [max_tokens][activation_stride] */
