@@ -21,6 +21,9 @@ awk "${parameters[@]}" -f bench/scaling/model.awk "$csv" > "$temp/model" || exit
 # ---- the table --------------------------------------------------------------------------------
 awk -F '\t' '
 $1 == "model" {
+	if ($3 == "cuda" && $2 !~ /^NVIDIA H(100 80GB HBM3|200)$/)
+		others = others $2 ": peak, and the sums that the CSV lacks, are those of H100s and H200s; peak=, node_us=, " \
+			"node_bytes= give others.\n"
 	if ($6 > 0)
 		models = models sprintf("%s, %s: rest %s us a layer, %s; error on all %d measured decode points: mean %s%%, max %s%%", \
 			$2, $3, $4, $5 ? "fitted to " $5 " points (batch 1 on 1 and 2 ranks)" : "assumed, nothing to fit it to", \
@@ -45,7 +48,7 @@ function of(part, whole) { return part == "-" || whole == "-" ? "-" : sprintf("%
 	else
 		printf "%10.3f%8.3f%12.3f%8.3f\n", $13, $14, $15, $16
 }
-END { printf "\n%s", models
+END { printf "\n%s%s", models, others
 	print "Efficiency is the share of the ideal, the fewest measured ranks times N. Where nothing was measured,"
 	print "shares and parts are those of the model; elsewhere rest is what a step takes beyond its bytes at the"
 	print "measured ceiling and its sums." }

@@ -24,8 +24,9 @@
 #
 # Constants: where each comes from.
 #   ceiling       the CSV: bytes a second that a rank reads, measured in the same run
-#   peak          770 to 800 TFLOP/s, a bf16 product of 8192^3 on an H200; cpu_peak for a CPU rank:
-#                 no bound where it isn't given (an AVX-512 core does about 100 GFLOP/s)
+#   peak          770 to 800 TFLOP/s, a bf16 product of 8192^3 on an H200, 778 to 798 on an H100 (SXM);
+#                 for other GPUs give it. cpu_peak for a CPU rank: no bound where it isn't given (an
+#                 AVX-512 core does about 100 GFLOP/s)
 #   node_us       the CSV: the least reduce_us at batch 1 in one node, of G ranks or the next fewer
 #                 that were measured; else 4.14, 8 KB over 2 H200s on symmetric windows
 #   node_us_more  for each rank more: (4.38 - 4.14) / 2, the same over 4

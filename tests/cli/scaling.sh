@@ -112,6 +112,26 @@ check scaling-slurm-ranks [ "$(cut -d' ' -f1-3 "$TEMP/srun-calls" | tr '\n' ';')
 check scaling-slurm-nodes grep -q '^m,2,tiny-stories,bf16,cpu,8,' "$csv"
 check scaling-sbatch-header [ "$(sed -n 2p bench/scaling/run.sh)" = "#SBATCH --job-name=tprun-scaling" ]
 
+# ---- other GPUs: the ceiling is the CSV's, the peak is not -------------------------------------
+header="machine,nodes,shape,dtype,backend,ranks,test,batch,depth,tokens,tokens_per_s,deviation,ms_per_step,gb_per_s,ceiling_gb_per_s,share,reduce_us,reduces_per_step,reduce_share,hash"
+for machine in "NVIDIA H100 80GB HBM3" "NVIDIA A100-SXM4-80GB"; do
+	{
+		echo "$header"
+		echo "$machine,1,llama-2-7b,bf16,cuda,1,tg128,1,128,128,200,0,5,2600,3100,0.8,0,0,0,a"
+		echo "$machine,1,llama-2-7b,bf16,cuda,4,tg128,1,128,128,500,0,2,2600,3100,0.8,5,65,0.1,b"
+		echo "$machine,1,llama-2-7b,bf16,cuda,4,b8,8,128,2048,3000,0,2,2600,3100,0.8,6,65,0.1,c"
+	} > "$TEMP/gpu.csv"
+	bench/scaling/draw.sh "$TEMP/gpu.csv" "$TEMP/gpu" > "$TEMP/out" 2> "$TEMP/err"
+	status=$?
+	good "scaling-gpu $machine"
+	says "scaling-gpu-title $machine" "$machine, cuda: llama-2-7b, bf16, tg128" out
+	# 13.2 GB at 3.1 TB/s, 0.1 of keys and values.
+	check "scaling-gpu-floor $machine" grep -qE '^ +1 +1 +200\.0 +200\.0 +232\.[0-9] ' "$TEMP/out"
+done
+says scaling-gpu-peak "NVIDIA A100-SXM4-80GB: peak, and the sums that the CSV lacks, are those of H100s" out
+bench/scaling/draw.sh bench/scaling/results/h200.csv "$TEMP/gpu" > "$TEMP/out" 2> "$TEMP/err"
+check scaling-gpu-peak-known [ "$(grep -c 'peak, and' "$TEMP/out")" = 0 ]
+
 # ---- bad calls --------------------------------------------------------------------------------
 for bad in "--ranks 0" "--ranks 1,,2" "--batch x" "--shapes none-such" "--backend tpu" "--csv" "--none"; do
 	# shellcheck disable=SC2086 # options are words
