@@ -68,7 +68,7 @@ static int norm_tokens(struct cuda_backend *b, const float *norm, struct error *
 static int owe(struct cuda_backend *b, struct residual_debt debt, struct error *err)
 {
 	b->part->debt = debt;
-	return gemv_norms(b, b->part->tokens.count, b->layout.hidden_stride) ? settle(b, NULL, err) : 0;
+	return gemv_wide(b, b->part->tokens.count, b->layout.hidden_stride) ? settle(b, NULL, err) : 0;
 }
 
 /* ---- the parts of a step --------------------------------------------------------------------- */
@@ -139,7 +139,7 @@ static int normed_gemv(struct cuda_backend *b, struct gemv *g, const void *weigh
 	g->rows = rows;
 	g->columns = b->layout.hidden_stride;
 	g->tokens = b->step.tokens;
-	if (!gemv_norms(b, g->tokens, g->columns)) {
+	if (!gemv_wide(b, g->tokens, g->columns)) {
 		g->input = at<void>(b, b->layout.normed);
 		return norm_tokens(b, norm, err);
 	}
@@ -369,7 +369,7 @@ int block_logits(struct backend *base, struct error *err)
 		return -1;
 	if (!rows || !s->vocab)
 		return 0;
-	bool norms = gemv_norms(b, rows, l->hidden_stride);
+	bool norms = gemv_wide(b, rows, l->hidden_stride);
 	if (!norms && (peers_settle(b, err) || norm_launch(b, rows, b->step.logit_tokens, norm, err)))
 		return -1;
 	if (!gemv_fits(b, rows, l->hidden_stride))

@@ -18,7 +18,7 @@ enum reduce_path { REDUCE_NONE, REDUCE_NCCL, REDUCE_HOST };
 
 /* Sums through peers' memory: the most ranks it can serve, and the most it was measured on, beyond
  * which it must be asked for (TPRUN_REDUCE=peer). */
-enum { GRAPHS = 32, PEER_RANKS = 8, PEER_RANKS_MEASURED = 2 };
+enum { GRAPHS = 32, PEER_RANKS = 8, PEER_RANKS_MEASURED = 4 };
 
 /* Parts of a step; blocks that one of them may be ahead of the other by. */
 enum { PARTS = 2, DEFERRED = 3 };
@@ -338,10 +338,8 @@ struct gemv {
 int gemv_prepare(struct cuda_backend *, struct error *err);
 /* Whether the kernels take inputs of this size. */
 bool gemv_fits(const struct cuda_backend *, int32_t tokens, int32_t columns);
-/* Whether they take a norm along as well. */
-bool gemv_norms(const struct cuda_backend *, int32_t tokens, int32_t columns);
-/* Whether they keep such an input as float32 up to the product, which 16-bit models gain from;
- * inputs too large for that are kept as W. */
+/* Whether they keep such an input as float32 up to the product, which 16-bit models gain from, and
+ * can take a norm along; other inputs are rows of W. */
 bool gemv_wide(const struct cuda_backend *, int32_t tokens, int32_t columns);
 int gemv_launch(struct cuda_backend *, const struct gemv *, struct error *err);
 
