@@ -369,6 +369,20 @@ static int open_backend(struct session *session, struct error *err)
 	return cpu_backend_open(&session->backend, &session->backend_options, err);
 }
 
+/* What has to be the same on all ranks that add up over GPUs. */
+static int compare_versions(const struct session *session, struct error *err)
+{
+#ifdef TPRUN_CUDA
+	struct cuda_versions own;
+	if (session->device.cuda && session->world->size > 1) {
+		cuda_versions(&own, session->group->size > 1);
+		return versions_check(&own, session->world, &session->log, err);
+	}
+#endif
+	(void)session, (void)err;
+	return 0;
+}
+
 static void abort_backend(void *backend)
 {
 	((struct backend *)backend)->ops->abort(backend);
@@ -379,7 +393,7 @@ static int connect_ranks(struct session *session, struct error *err)
 {
 	struct activity *activity = mpi_group_activity(session->world);
 	activity_enter(activity, ACTIVITY_CONNECT);
-	if (fault_check(session->world, activity, err) ||
+	if (fault_check(session->world, activity, err) || compare_versions(session, err) ||
 	    session->world->agree(session->world, sums_check(session->group, err), err) ||
 	    session->world->agree(session->world, open_backend(session, err), err))
 		return -1;
