@@ -99,9 +99,11 @@ static int run_on_ranks(const struct options *options, int parsed, struct error 
 	activity_enter(&activity, ACTIVITY_MODEL);
 	if (!result)
 		result = ranks_command_of(options->command)(options, world, err);
+	if (result)
+		watchdog_give_way(watchdog, 0);
 	int status = exit_status(result, err, &log, world->rank == 0);
-	if (status == ERROR_STOPPED)
-		stop_request_end();
+	if (status)
+		stop_request_end(status);
 	activity_enter(&activity, ACTIVITY_STOP);
 	mpi_group_close(world);
 	watchdog_close(watchdog);

@@ -19,6 +19,8 @@ enum {
 	MESSAGE_MAX = 1 << 30, /* bytes of one MPI call, whose counts are ints */
 };
 
+static const double give_way_s = 0.25; /* for the loss of another rank, the cause maybe, to show */
+
 struct mpi_group {
 	struct group group;
 	struct mpi_group *world; /* of a replica: whose ranks it is made of; itself otherwise */
@@ -270,12 +272,14 @@ static void group_abort(const struct group *group, const struct error *err)
 {
 	const struct mpi_group *world = world_of(group);
 	if (world->group.size > 1)
+		watchdog_give_way(world->watchdog, give_way_s);
+	if (world->group.size > 1)
 		log_say(&world->log, LOG_ERROR, "tprun: rank %d (host %s): %s", world->group.rank,
 			world->host, err->message);
 	else
 		log_say(&world->log, LOG_ERROR, "tprun: %s", err->message);
 	fflush(stdout);
-	watchdog_gone();
+	watchdog_failed();
 	MPI_Abort(MPI_COMM_WORLD, err->kind ? (int)err->kind : ERROR_RUN);
 	_exit(ERROR_RUN);
 }

@@ -369,6 +369,12 @@ static int open_backend(struct session *session, struct error *err)
 	return cpu_backend_open(&session->backend, &session->backend_options, err);
 }
 
+/* Kernels give up by themselves only where the watchdog, which says more and tells them to, did not. */
+static int kernel_patience(const struct options *options)
+{
+	return 2 * (options->given[OPTION_WATCHDOG] ? options->watchdog : WATCHDOG_DEFAULT_S);
+}
+
 /* What has to be the same on all ranks that add up over GPUs. */
 static int compare_versions(const struct session *session, struct error *err)
 {
@@ -499,7 +505,7 @@ int session_start(struct session *session, const struct session_sizes *wanted, s
 		.max_sequences = sizes.max_sequences,
 		.max_logit_rows = sizes.max_logit_rows,
 		.device = session->device.device,
-		.threads = threads,
+		.threads = threads, .patience_s = kernel_patience(session->options),
 		.profile = session->profile, .activity = activity,
 	};
 	if (connect_ranks(session, err))
@@ -513,7 +519,10 @@ int session_start(struct session *session, const struct session_sizes *wanted, s
 	activity_enter(activity, ACTIVITY_CONNECT); /* a backend may have connected meanwhile: it ends here */
 	if (load_report(world, &session->log, session->bytes_read, session->times.weights, err))
 		return -1;
-	if (world->agree(world, session->backend->ops->load_end(session->backend, err), err) ||
+	if (world->agree(world, session->backend->ops->load_end(session->backend, err), err))
+		return -1;
+	fault_at(activity, "sums");
+	if (fault_check(world, activity, err) ||
 	    world->agree(world, engine_open(&session->engine, session->backend,
 					    &session->backend_options, err), err))
 		return -1;
@@ -538,8 +547,10 @@ void session_close(struct session *session)
 	stats_close(session->stats);
 	session->stats = NULL;
 	engine_close(session->engine);
-	if (session->backend)
+	if (session->backend) {
+		activity_arrive(mpi_group_activity(session->world)); /* a backend may wait for the others here */
 		session->backend->ops->close(session->backend);
+	}
 	checkpoint_close(session->checkpoint);
 	tokenizer_close(session->tokenizer);
 	free(session->frequencies);

@@ -24,6 +24,7 @@ struct watchdog {
 	pthread_t thread;
 	int wake; /* an eventfd: look at what follows */
 	atomic_bool stop, joined, sigterm;
+	atomic_bool ends; /* this process is about to be ended, and why is told, or was, by whoever found it */
 	pthread_mutex_t mutex; /* of what this rank tells of itself */
 	int leader;
 	char host[64], device[124];

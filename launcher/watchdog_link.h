@@ -29,7 +29,8 @@ struct meeting {
 enum beat_kind {
 	BEAT_HERE, /* alive; also the first words of a rank that connects */
 	BEAT_BYE,  /* ended in order */
-	BEAT_GONE, /* ends now, having said why */
+	BEAT_GONE, /* ends now, because it was asked to stop */
+	BEAT_FAILED, /* the run has failed, which the sender has told, and it ends now */
 	BEAT_END,  /* from rank 0: all ranks are to end at once */
 };
 
