@@ -459,6 +459,18 @@ static void tell_times(const struct session *session)
 		t->devices, t->backend, t->weights, t->rest);
 }
 
+/* The way that sums over GPUs take, and what keeps them from a shorter one. */
+static void tell_sums(const struct session *session)
+{
+#ifdef TPRUN_CUDA
+	if (session_speaks(session) && session->device.cuda && session->group->size > 1)
+		log_say(&session->log, LOG_INFO, "sums over the GPUs: %s",
+			cuda_backend_reduce_name(session->backend));
+#else
+	(void)session;
+#endif
+}
+
 /* The seconds since *begun, which is now. */
 static double lap(double *begun)
 {
@@ -521,6 +533,7 @@ int session_start(struct session *session, const struct session_sizes *wanted, s
 		return -1;
 	if (world->agree(world, session->backend->ops->load_end(session->backend, err), err))
 		return -1;
+	tell_sums(session);
 	fault_at(activity, "sums");
 	if (fault_check(world, activity, err) ||
 	    world->agree(world, engine_open(&session->engine, session->backend,
