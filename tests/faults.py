@@ -230,6 +230,22 @@ def strike(temp, ranks, rank, number, what):
     return seconds
 
 
+def orphans(temp, ranks):
+    """mpirun itself is killed: no rank outlives it for long. What MPI leaves in /dev/shm then is mpirun's to
+    remove, and gone with it."""
+    run = Run(temp, ranks, None, ["bench", "--tests", "tg64", "--repeat", "10000"])
+    time.sleep(3)
+    if len(run.pids()) != ranks + 1:
+        raise Failure(f"not all there: {run.pids()}, {run.said()}")
+    run.start = time.monotonic()
+    run.process.kill()
+    seconds = run.wait(GRACE)
+    for path in glob.glob(f"/dev/shm/vader_segment.*{run.job:x}*"):
+        os.unlink(path)
+    run.check_end(None)
+    return seconds
+
+
 def late_watchdog(temp):
     """All ranks stopped for longer than --watchdog, as by Ctrl-Z: nobody is at fault."""
     run = Run(temp, 2, None, ["bench", "--tests", "tg64", "--repeat", "10000"])
@@ -300,6 +316,7 @@ def cpu_cases(everything):
             yield f"{ranks} ranks of batch, rank 0: {kind} at decode", batch, (ranks, kind)
     yield "2 ranks: another config.json", different, ("config.json", "models: config.json")
     yield "2 ranks: other weights", different, ("model.safetensors", "weights: the safetensors headers")
+    yield "2 ranks: mpirun is killed", orphans, (2,)
     yield "2 ranks: all stopped and continued", late_watchdog, ()
 
 
