@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "launcher/mpi_group.h"
+#include "launcher/launch.h"
 
 enum { TOLD_US = 200000 }; /* the phase that it happens in is known by then */
 

@@ -3,6 +3,7 @@
 
 #include "launcher/commands.h"
 #include "launcher/fault.h"
+#include "launcher/launch.h"
 #include "launcher/log.h"
 #include "launcher/mpi_group.h"
 #include "launcher/options.h"

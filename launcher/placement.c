@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "kernels/cuda/cuda.h"
+#include "launcher/launch.h"
 #include "launcher/placement_choose.h"
 #include "launcher/placement_nic.h"
 
@@ -59,35 +60,6 @@ static bool any_set(const char *const *names)
 	return false;
 }
 
-/* The nearest ancestor of this process that is mpirun or its daemon, also behind a script that mpirun
- * started; 0 where there is none. */
-static pid_t find_launcher(void)
-{
-	static const char *const names[] = {"mpirun", "mpiexec", "orterun", "orted", "prterun", "prted",
-					    "prte"};
-	char path[64], line[512], name[32];
-	pid_t process = getppid();
-	while (process > 1) {
-		int parent = 0;
-		snprintf(path, sizeof path, "/proc/%d/stat", (int)process);
-		FILE *file = fopen(path, "r");
-		size_t length = file ? fread(line, 1, sizeof line - 1, file) : 0;
-		if (file)
-			fclose(file);
-		line[length] = '\0';
-		char *open = strchr(line, '('), *close = strrchr(line, ')');
-		if (!open || !close || sscanf(close, ") %*c %d", &parent) != 1)
-			return 0;
-		snprintf(name, sizeof name, "%.*s", (int)(close - open - 1), open + 1);
-		for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-			if (!strcmp(name, names[i]) ||
-			    (!strncmp(name, names[i], strlen(names[i])) && name[strlen(names[i])] == '.'))
-				return process;
-		process = parent;
-	}
-	return 0;
-}
-
 /* Whether the words of the launcher's command line, or else the parent's, ask for a binding. */
 static bool launcher_asks_for_binding(pid_t launcher)
 {
@@ -132,7 +104,7 @@ static bool bound_by_default(pid_t launcher)
 static int find_allowed(hwloc_topology_t topology, hwloc_bitmap_t allowed, bool *kept)
 {
 	hwloc_const_bitmap_t machine = hwloc_topology_get_allowed_cpuset(topology);
-	pid_t launcher = find_launcher();
+	pid_t launcher = launch_process();
 	bool by_default = bound_by_default(launcher);
 	*kept = false;
 	/* mpirun's own default binding is undone, but taskset, Slurm or a cgroup around mpirun hold. */
