@@ -139,6 +139,8 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
 	int parsed = options_parse(&options, argc, argv, &err);
+	if (ranks_command_of(options.command) && !options.no_bind)
+		launch_widen(argv);
 	int status = ranks_command_of(options.command) && !options.help
 			     ? run_on_ranks(&options, parsed, &err)
 			     : run_alone(&options, parsed, &err);

@@ -4,7 +4,6 @@
 #include <hwloc.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <unistd.h>
 
 #include "kernels/cuda/cuda.h"
@@ -52,60 +51,12 @@ static int topology_open(hwloc_topology_t *out, bool devices, struct error *err)
 	return 0;
 }
 
-static bool any_set(const char *const *names)
-{
-	for (; *names; names++)
-		if (getenv(*names))
-			return true;
-	return false;
-}
-
-/* Whether the words of the launcher's command line, or else the parent's, ask for a binding. */
-static bool launcher_asks_for_binding(pid_t launcher)
-{
-	static const char *const words[] = {"bind-to", "rankfile", "-rf", "cpu-set", "cpu-list",
-					    "pe="};
-	char path[64], line[16384];
-	snprintf(path, sizeof path, "/proc/%d/cmdline", (int)(launcher ? launcher : getppid()));
-	FILE *file = fopen(path, "r");
-	size_t length = file ? fread(line, 1, sizeof line - 1, file) : 0;
-	if (file)
-		fclose(file);
-	line[length] = '\0';
-	for (const char *word = line; word < line + length; word += strlen(word) + 1)
-		for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
-			if (*words[i] == '-' ? !strcmp(word, words[i])
-					     : strcasestr(word, words[i]) != NULL)
-				return true;
-	return false;
-}
-
-/* mpirun binds two ranks to a core each without being asked: that is no wish of the user's. Open
- * MPI 4 marks its ranks and passes explicit policies on in the environment; Open MPI 5 (PRRTE)
- * passes on what stands in the environment or a file, so the command line is read as well. */
-static bool bound_by_default(pid_t launcher)
-{
-	static const char *const marks[] = {"OMPI_MCA_orte_bound_at_launch", "PRTE_LAUNCHED", NULL};
-	static const char *const wishes[] = {
-		"OMPI_MCA_hwloc_base_binding_policy", "OMPI_MCA_hwloc_base_bind_to_core",
-		"OMPI_MCA_hwloc_base_bind_to_socket", "OMPI_MCA_hwloc_base_cpu_set",
-		"OMPI_MCA_hwloc_base_cpu_list", "OMPI_MCA_hwloc_base_slot_list",
-		"OMPI_MCA_orte_rankfile", "OMPI_MCA_rmaps_rank_file_path",
-		"PRTE_MCA_hwloc_default_binding_policy", "PRTE_MCA_hwloc_default_cpu_list", NULL,
-	};
-	const char *mapping = getenv("OMPI_MCA_rmaps_base_mapping_policy");
-	if (!mapping)
-		mapping = getenv("PRTE_MCA_rmaps_default_mapping_policy");
-	return any_set(marks) && !any_set(wishes) && !(mapping && strcasestr(mapping, "pe=")) &&
-	       !launcher_asks_for_binding(launcher);
-}
-
 /* The PUs that this process may use, and whether somebody asked for exactly them. */
 static int find_allowed(hwloc_topology_t topology, hwloc_bitmap_t allowed, bool *kept)
 {
 	hwloc_const_bitmap_t machine = hwloc_topology_get_allowed_cpuset(topology);
 	pid_t launcher = launch_process();
-	bool by_default = bound_by_default(launcher);
+	bool by_default = launch_bound_by_default(launcher);
 	*kept = false;
 	/* mpirun's own default binding is undone, but taskset, Slurm or a cgroup around mpirun hold. */
 	if ((by_default && !launcher) ||
