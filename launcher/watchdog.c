@@ -214,18 +214,25 @@ static void restart_clocks(struct watchdog *w, double now)
 		w->seen[r].heard = w->seen[r].moved = w->seen[r].entered = now;
 }
 
-/* As the signal would have done, had it not been caught. Before the ranks have met nothing is known of the
- * one that was lost, if that is why the launcher ends all: one of the others tells how far they were. That
- * is rank 1, because mpirun itself names any lost one but rank 0. After the deadline it was told already. */
-static void end_by_sigterm(const struct watchdog *w)
+/* As the signal would have done, had it not been caught. */
+static void end_by_sigterm(void)
 {
-	bool late = w->options.start_s > 0 && w->looked - w->started > w->options.start_s;
-	if (!atomic_load(&w->joined) && w->options.rank == 1 && !late)
-		log_say(&w->options.log, LOG_ERROR, "tprun: ended by SIGTERM while %s: if nobody asked for it, one of "
-			"them was lost before they met", activity_name(ACTIVITY_MPI));
 	watchdog_gone();
 	signal(SIGTERM, SIG_DFL);
 	kill(getpid(), SIGTERM);
+}
+
+/* Before the ranks have met nothing is known of the one that was lost, if that is why the launcher ends
+ * them all: one of the others tells how far they were. After the deadline that was told already. */
+static void take_sigterm(struct watchdog *w, double now)
+{
+	bool meeting = !atomic_load(&w->joined) && atomic_load(&w->options.activity->phase) == ACTIVITY_MPI;
+	bool late = w->options.start_s > 0 && now - w->opened > w->options.start_s;
+	w->sigterm_at = now;
+	atomic_store(&w->ends, true);
+	if (meeting && !late && w->options.size > 1 && link_claim())
+		log_say(&w->options.log, LOG_ERROR, "tprun: ended by SIGTERM while %s: if nobody asked for it, one of "
+			"them was lost before they met", activity_name(ACTIVITY_MPI));
 }
 
 static void *watch(void *context)
@@ -250,12 +257,10 @@ static void *watch(void *context)
 			take_in(w, now);
 		}
 		watchdog_judge(w, now);
-		if (atomic_load(&w->sigterm) && !(w->sigterm_at > 0)) {
-			w->sigterm_at = now;
-			atomic_store(&w->ends, true);
-		}
+		if (atomic_load(&w->sigterm) && !(w->sigterm_at > 0))
+			take_sigterm(w, now);
 		if (w->sigterm_at > 0 && now - w->sigterm_at > sigterm_s)
-			end_by_sigterm(w);
+			end_by_sigterm();
 	}
 	return NULL;
 }
@@ -319,7 +324,7 @@ int watchdog_open(struct watchdog **out, const struct watchdog_options *options,
 		least = options->start_s;
 	w->options = *options;
 	w->period = least / 4 < 1 ? least / 4 : 1;
-	w->started = w->looked = now_s();
+	w->opened = w->started = w->looked = now_s();
 	w->listener = -1;
 	ending_open(&w->ending);
 	pthread_mutex_init(&w->mutex, NULL);

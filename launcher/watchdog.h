@@ -17,8 +17,8 @@
  * late, as after SIGSTOP or in a machine that was suspended, starts all clocks anew.
  *
  * SIGTERM, with which mpirun ends the ranks that outlive one that was killed, waits for a moment,
- * so that the broken connection is told, and ends the process then; before the ranks are connected rank 1
- * says that much. Where stop_request_open was called, the signal is its.
+ * so that the broken connection is told, and ends the process then; before the ranks are connected one of
+ * them says that much. Where stop_request_open was called, the signal is its.
  */
 #ifndef TPRUN_LAUNCHER_WATCHDOG_H
 #define TPRUN_LAUNCHER_WATCHDOG_H

@@ -38,7 +38,7 @@ struct watchdog {
 	struct pollfd *polled; /* [link_count + 2] */
 
 	/* The thread's. */
-	double period, started, looked, told, sigterm_at, gone;
+	double period, opened, started, looked, told, sigterm_at, gone;
 };
 
 /* What this rank is doing now. */

@@ -61,4 +61,8 @@ bool link_send(int fd, const struct beat *);
 int link_receive(struct link *);
 void link_close(struct link *);
 
+/* True on the first of this job's processes on this host to call it, as long as that lives: who speaks where
+ * all would say the same and cannot talk to each other. */
+bool link_claim(void);
+
 #endif

@@ -170,10 +170,10 @@ def found_after(phase, kind):
 def pattern_of(rank, phase, kind):
     if kind == "error":
         return rf"^tprun: rank {rank} \(host \S+\): a fault was asked for$"
-    if phase == "mpi":  # before it is up, no rank knows of another's end; mpirun names any but rank 0
+    if phase == "mpi":  # before it is up, no rank knows of another's end, and mpirun names it but sometimes
         if kind in ("hang", "stop"):
             return rf"^tprun: joining the other ranks takes more than {INIT} s"
-        return r"^tprun: ended by SIGTERM while joining the other ranks" if rank != 1 else None
+        return r"^tprun: ended by SIGTERM while joining the other ranks"
     who = rf"rank {rank} \(host \S+{', GPU [^)]+' if BACKEND == 'cuda' else ''}\)"
     if kind == "hang" and phase in ("connect", "sums"):
         return rf"connecting the ranks takes more than {INIT} s \(--init-timeout\), not arrived: {who};"
@@ -186,8 +186,6 @@ def inject(temp, ranks, rank, phase, kind):
     run = Run(temp, ranks, f"{rank}:{phase}:{kind}", ["generate", *prompt, "--max-new-tokens", "20"])
     seconds = run.wait(found_after(phase, kind) + GRACE + START)
     run.check_end(pattern_of(rank, phase, kind))
-    if phase == "mpi" and kind == "kill" and rank and f"process rank {rank} " not in run.said():
-        raise Failure(f"mpirun does not name rank {rank}: {run.said()}")
     return seconds
 
 
