@@ -120,11 +120,12 @@ class Run:
             raise Failure(f"no line like {pattern!r} in: {said}")
         if len(lines) > 1:
             raise Failure(f"{len(lines)} messages: {said}")
-        left = glob.glob(f"/dev/shm/*{self.job:x}*") if self.job else []
-        left += [path for path in glob.glob("/dev/shm/*") if "tprun" in path]
-        if BACKEND == "cuda":  # runs do not overlap: what is new is this one's
-            left += [name for name in os.listdir("/dev/shm")
-                     if name not in self.shared and re.match("nccl|cuda", name)]
+        # Job numbers come again, and a killed mpirun of any day leaves its files. On GPUs runs do not overlap:
+        # all that is new is this one's.
+        new = set(os.listdir("/dev/shm")) - self.shared
+        left = [name for name in new if "tprun" in name or (self.job and f"{self.job:x}" in name) or
+                (BACKEND == "cuda" and re.match("nccl|cuda", name))]
+        if BACKEND == "cuda":
             GPUS.check(self.seen)
         if left:
             raise Failure(f"left behind: {left}")
