@@ -2,10 +2,12 @@
 # what is missing first (apt, as root or through sudo).
 #
 # Honoured: CC, MPICC, NVCC, CUDA_HOME, NCCL_HOME, CUDA_ARCHS, PKG_CONFIG_PATH, PREFIX, DESTDIR,
-# CFLAGS, LDFLAGS, BUILD (where things are built), SANITIZE=1, WERROR=1, CUDA=0 (leave CUDA out),
-# FAULTS=1 (ranks that fail on request, for tests/faults.py), V=1 (show whole commands).
+# CFLAGS, LDFLAGS, BUILD (where things are built), KERNELS (a build whose CUDA objects are taken),
+# SANITIZE=1, WERROR=1, CUDA=0 (leave CUDA out), FAULTS=1 (ranks that fail on request, for
+# tests/faults.py), V=1 (show whole commands).
 
 BUILD ?= build
+KERNELS ?= $(BUILD)
 PREFIX ?= /usr/local
 PKG_CONFIG ?= pkg-config
 MPICC ?= mpicc
@@ -56,7 +58,7 @@ endif
 # tests link too. launcher/, the tests and the links go through mpicc, told what compiler to wrap.
 SOURCES := $(filter-out launcher/main.c,$(wildcard runtime/*/*.c kernels/*.c kernels/cpu/*.c kernels/cuda/*.c launcher/*.c))
 CUDA_SOURCES := $(if $(filter 1,$(CUDA)),$(wildcard kernels/cuda/*.cu))
-OBJECTS := $(SOURCES:%.c=$(BUILD)/obj/%.o) $(CUDA_SOURCES:%.cu=$(BUILD)/obj/%.cu.o)
+OBJECTS := $(SOURCES:%.c=$(BUILD)/obj/%.o) $(CUDA_SOURCES:%.cu=$(KERNELS)/obj/%.cu.o)
 LIBRARY := $(BUILD)/libtprun.a
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/tests/gpu/%,$(wildcard tests/gpu/*.c))
@@ -112,7 +114,7 @@ $(BUILD)/commit: commit
 $(BUILD)/obj/launcher/bench_report.o: $(BUILD)/commit
 $(BUILD)/obj/launcher/bench_report.o: ALL_CFLAGS += -DTPRUN_COMMIT='"$(or $(COMMIT),unknown)"'
 
-$(BUILD)/obj/%.cu.o: %.cu
+$(KERNELS)/obj/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	$(call say,NVCC)$(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
@@ -230,7 +232,8 @@ test-slurm: slurm-deps
 
 # On a machine with GPUs. More ranks than GPUs share them and add through host memory.
 test-gpu: $(BUILD)/tprun $(GPU_TESTS)
-	TPRUN=$(BUILD)/tprun TESTS=$(BUILD)/tests/gpu SHARED=$(SHARED) tests/gpu/run.sh
+	@$(MAKE) --no-print-directory all BUILD=build/faults-gpu FAULTS=1 KERNELS=$(BUILD)
+	TPRUN=$(BUILD)/tprun TESTS=$(BUILD)/tests/gpu FAULTS=build/faults-gpu/tprun SHARED=$(SHARED) tests/gpu/run.sh
 
 # A real chat model from a published package against transformers; needs Python, disk and time.
 test-real: $(BUILD)/tprun
@@ -239,4 +242,4 @@ test-real: $(BUILD)/tprun
 clean:
 	rm -rf build
 
--include $(shell find $(BUILD)/obj $(BUILD)/tests $(BUILD)/bench -name '*.d' 2>/dev/null)
+-include $(shell find $(sort $(BUILD)/obj $(KERNELS)/obj) $(BUILD)/tests $(BUILD)/bench -name '*.d' 2>/dev/null)

@@ -2,10 +2,12 @@
 # What binding is worth: how fast weights are loaded and how steady the steps are, with tprun's binding
 # of cores and memory (bound) and without any (mpirun --bind-to none, tprun --no-bind).
 #   bench/binding.sh [RANKS]
-# MODEL (a folder), NEW (tokens to write), REPEAT, TPRUN, MPIRUN and TPRUN_OPTIONS come from the
-# environment. Both kinds take turns; a line each: the median over the runs of the first node's rate of
+# MODEL (a folder), BACKEND (auto: GPUs where each rank has one), NEW (tokens to write), REPEAT, TPRUN,
+# MPIRUN and TPRUN_OPTIONS come from the environment. What GPUs load is worth a look with a model of
+# gigabytes alone, that is in memory (the system's cache). Both kinds take turns; a line each: the median over the runs of the first node's rate of
 # reading weights, and of P50, P99 and P99 over P50 of a run's steps.
 set -euo pipefail
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 cd "$(dirname "$0")/.."
 ranks=${1:-1} repeat=${REPEAT:-5}
 temp=$(mktemp -d)
@@ -23,7 +25,7 @@ once() {
 	shift
 	rm -f "$temp/stats"
 	${MPIRUN:-mpirun} "${launch[@]}" -np "$ranks" "${TPRUN:-build/tprun}" generate \
-		--model "${MODEL:-configs/tiny-stories}" --prompt "Once upon a time" --ignore-eos \
+		--backend "${BACKEND:-auto}" --model "${MODEL:-configs/tiny-stories}" --prompt "Once upon a time" --ignore-eos \
 		--max-new-tokens "${NEW:-200}" --stats "$temp/stats" --stats-interval 86400 "$@" \
 		${TPRUN_OPTIONS:-} > /dev/null 2> "$temp/err" || { cat "$temp/err" >&2; exit 1; }
 	local load p50 p99

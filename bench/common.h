@@ -152,7 +152,7 @@ static inline void bench_open(struct bench *b, const char *shape, const char *ba
 		.shape = shard_backend_shape(&b->shard, &b->config, dtype_of(dtype), b->frequencies, magnitude),
 		.group = group, .kv_blocks = (positions + KV_BLOCK - 1) / KV_BLOCK, .max_tokens = tokens,
 		.max_sequences = sequences, .max_blocks = blocks, .max_logit_rows = sequences,
-		.threads = threads,
+		.threads = threads, .patience_s = 20,
 	};
 	double start = now();
 	need(open_named(backend, &b->backend, &b->options, &err), &err);

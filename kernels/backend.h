@@ -78,6 +78,7 @@ struct backend_options {
 	int device;		/* CUDA ordinal of this rank; ignored by cpu */
 	int threads;		/* compute threads of this rank on the CPU, at least 1 */
 	struct activity *activity; /* told of layers and parts of the weights; NULL: nobody watches */
+	int patience_s;		/* for other ranks' parts of a sum, where kernels wait; 0: for ever */
 	const struct profile *profile; /* marks steps and all-reduces; NULL: none. Borrowed */
 };
 

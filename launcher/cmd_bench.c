@@ -135,7 +135,9 @@ static int collect_facts(struct bench *bench, struct error *err)
 	if (session->device.cuda) {
 		snprintf(bench->reduce, sizeof bench->reduce, "%s",
 			 cuda_backend_reduce_name(session->backend));
-		cuda_backend_versions(session->backend, bench->versions, sizeof bench->versions);
+		struct cuda_versions versions;
+		cuda_versions(&versions, bench->group->size > 1);
+		cuda_versions_text(&versions, bench->versions, sizeof bench->versions);
 	}
 #endif
 	(session->device.cuda ? cuda_backend_memory : cpu_backend_memory)(&session->backend_options, &memory);

@@ -7,7 +7,7 @@
 
 #include "launcher/devices.h"
 #include "launcher/memory_check.h"
-#include "launcher/mpi_group.h"
+#include "launcher/launch.h"
 #include "launcher/output.h"
 #include "launcher/session.h"
 #include "runtime/model/plan.h"

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "launcher/mpi_group.h"
+#include "launcher/launch.h"
 
 enum { TOLD_US = 200000 }; /* the phase that it happens in is known by then */
 
@@ -16,15 +16,15 @@ static const char *const phases[ACTIVITY_PHASES] = {
 	[ACTIVITY_PREFILL] = "prefill", [ACTIVITY_DECODE] = "decode", [ACTIVITY_STOP] = "stop",
 };
 
-static void on_phase(struct activity *activity, int phase)
+void fault_at(struct activity *activity, const char *place)
 {
 	const char *asked = getenv("TPRUN_FAULT");
 	char name[16], kind[16];
 	int rank;
 	if (!asked || sscanf(asked, "%d:%15[^:]:%15s", &rank, name, kind) != 3 ||
-	    rank != launch_hint().rank || !phases[phase] || strcmp(name, phases[phase]))
+	    rank != launch_hint().rank || strcmp(name, place))
 		return;
-	if (phase != ACTIVITY_MPI)
+	if (atomic_load(&activity->phase) != ACTIVITY_MPI)
 		usleep(TOLD_US);
 	if (!strcmp(kind, "kill"))
 		raise(SIGKILL);
@@ -36,6 +36,12 @@ static void on_phase(struct activity *activity, int phase)
 		atomic_store(&activity->failing, 1);
 	while (!strcmp(kind, "hang"))
 		pause();
+}
+
+static void on_phase(struct activity *activity, int phase)
+{
+	if (phases[phase])
+		fault_at(activity, phases[phase]);
 }
 
 void fault_open(struct activity *activity)

@@ -3,6 +3,7 @@
 
 #include "launcher/commands.h"
 #include "launcher/fault.h"
+#include "launcher/launch.h"
 #include "launcher/log.h"
 #include "launcher/mpi_group.h"
 #include "launcher/options.h"
@@ -99,9 +100,11 @@ static int run_on_ranks(const struct options *options, int parsed, struct error 
 	activity_enter(&activity, ACTIVITY_MODEL);
 	if (!result)
 		result = ranks_command_of(options->command)(options, world, err);
+	if (result)
+		watchdog_give_way(watchdog, 0);
 	int status = exit_status(result, err, &log, world->rank == 0);
-	if (status == ERROR_STOPPED)
-		stop_request_end();
+	if (status)
+		stop_request_end(status);
 	activity_enter(&activity, ACTIVITY_STOP);
 	mpi_group_close(world);
 	watchdog_close(watchdog);
@@ -136,6 +139,8 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
 	int parsed = options_parse(&options, argc, argv, &err);
+	if (ranks_command_of(options.command) && !options.no_bind)
+		launch_widen(argv);
 	int status = ranks_command_of(options.command) && !options.help
 			     ? run_on_ranks(&options, parsed, &err)
 			     : run_alone(&options, parsed, &err);

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "launcher/launch.h"
 #include "launcher/mpi_call.h"
 #include "launcher/watchdog.h"
 
@@ -18,6 +19,8 @@ enum {
 	TESTS_BETWEEN_CLOCKS = 16,
 	MESSAGE_MAX = 1 << 30, /* bytes of one MPI call, whose counts are ints */
 };
+
+static const double give_way_s = 0.25; /* for the loss of another rank, the cause maybe, to show */
 
 struct mpi_group {
 	struct group group;
@@ -270,12 +273,14 @@ static void group_abort(const struct group *group, const struct error *err)
 {
 	const struct mpi_group *world = world_of(group);
 	if (world->group.size > 1)
+		watchdog_give_way(world->watchdog, give_way_s);
+	if (world->group.size > 1)
 		log_say(&world->log, LOG_ERROR, "tprun: rank %d (host %s): %s", world->group.rank,
 			world->host, err->message);
 	else
 		log_say(&world->log, LOG_ERROR, "tprun: %s", err->message);
 	fflush(stdout);
-	watchdog_gone();
+	watchdog_failed();
 	MPI_Abort(MPI_COMM_WORLD, err->kind ? (int)err->kind : ERROR_RUN);
 	_exit(ERROR_RUN);
 }
@@ -323,6 +328,11 @@ int mpi_group_open(struct group **out, struct error *err)
 	/* A rank without a launcher needs no helper daemon, which takes Open MPI 0.1 s to start. */
 	if (!hint.size)
 		setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+	/* Else a rank that waits keeps the core from the one it waits for until its time is over: two ranks on
+	 * one core then take 45 ms for a token instead of 0.1. */
+	bool crowded = launch_is_crowded();
+	if (crowded)
+		setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
 	if (!mpi_ok(err, MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "its start"))
 		goto fail;
 	initialized = 1;
@@ -358,7 +368,7 @@ int mpi_group_open(struct group **out, struct error *err)
 	MPI_Comm_free(&local);
 	gethostname(self->host, sizeof self->host - 1);
 
-	self->shared_cores = sysconf(_SC_NPROCESSORS_ONLN) < self->group.local_size;
+	self->shared_cores = crowded || sysconf(_SC_NPROCESSORS_ONLN) < self->group.local_size;
 	*out = &self->group;
 	return 0;
 fail:
@@ -475,33 +485,4 @@ int mpi_group_split(struct group **out, const struct group *world, int tp, struc
 fail:
 	free(self);
 	return -1;
-}
-
-/* ---- before MPI is started --------------------------------------------------------------- */
-
-struct launch_hint launch_hint(void)
-{
-	/* The innermost launcher first: mpirun's daemons are tasks of srun. A batch script's own
-	 * programs are of no step, and alone. */
-	static const char *const names[][2] = {
-		{"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
-		{"PMI_RANK", "PMI_SIZE"},
-		{"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"},
-	};
-	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-		const char *rank = getenv(names[i][0]), *size = getenv(names[i][1]);
-		if (size && atoi(size) > 0)
-			return (struct launch_hint){rank ? atoi(rank) : 0, atoi(size), names[i][1]};
-	}
-	return (struct launch_hint){0, 0, NULL};
-}
-
-bool launch_is_doubtful(void)
-{
-#ifdef OPEN_MPI
-	return launch_hint().size > 1 && getenv("PMI_SIZE") && !getenv("PMIX_RANK") &&
-	       !getenv("OMPI_COMM_WORLD_SIZE");
-#else
-	return false;
-#endif
 }

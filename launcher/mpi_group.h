@@ -72,16 +72,4 @@ int mpi_group_least(const struct group *, int value, int *out, struct error *err
 int mpi_group_all_gather(const struct group *, const void *data, size_t bytes, void *out,
 			 struct error *err);
 
-/* What the environment of a launcher (Open MPI, MPICH, Slurm) says before MPI is started: a hint for
- * the commands that never start it, and the check of what MPI finds. size is 0 where there is no
- * launcher; name is the variable that tells the size. */
-struct launch_hint {
-	int rank, size;
-	const char *name;
-};
-struct launch_hint launch_hint(void);
-/* Whether this MPI may not understand how it was started, and may then end the process by itself:
- * Open MPI under PMI, which few of its builds speak. */
-bool launch_is_doubtful(void);
-
 #endif

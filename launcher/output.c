@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "launcher/mpi_group.h"
+#include "launcher/launch.h"
 
 enum { BAR = 30 };
 

@@ -4,10 +4,10 @@
 #include <hwloc.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <unistd.h>
 
 #include "kernels/cuda/cuda.h"
+#include "launcher/launch.h"
 #include "launcher/placement_choose.h"
 #include "launcher/placement_nic.h"
 
@@ -51,89 +51,12 @@ static int topology_open(hwloc_topology_t *out, bool devices, struct error *err)
 	return 0;
 }
 
-static bool any_set(const char *const *names)
-{
-	for (; *names; names++)
-		if (getenv(*names))
-			return true;
-	return false;
-}
-
-/* The nearest ancestor of this process that is mpirun or its daemon, also behind a script that mpirun
- * started; 0 where there is none. */
-static pid_t find_launcher(void)
-{
-	static const char *const names[] = {"mpirun", "mpiexec", "orterun", "orted", "prterun", "prted",
-					    "prte"};
-	char path[64], line[512], name[32];
-	pid_t process = getppid();
-	while (process > 1) {
-		int parent = 0;
-		snprintf(path, sizeof path, "/proc/%d/stat", (int)process);
-		FILE *file = fopen(path, "r");
-		size_t length = file ? fread(line, 1, sizeof line - 1, file) : 0;
-		if (file)
-			fclose(file);
-		line[length] = '\0';
-		char *open = strchr(line, '('), *close = strrchr(line, ')');
-		if (!open || !close || sscanf(close, ") %*c %d", &parent) != 1)
-			return 0;
-		snprintf(name, sizeof name, "%.*s", (int)(close - open - 1), open + 1);
-		for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-			if (!strcmp(name, names[i]) ||
-			    (!strncmp(name, names[i], strlen(names[i])) && name[strlen(names[i])] == '.'))
-				return process;
-		process = parent;
-	}
-	return 0;
-}
-
-/* Whether the words of the launcher's command line, or else the parent's, ask for a binding. */
-static bool launcher_asks_for_binding(pid_t launcher)
-{
-	static const char *const words[] = {"bind-to", "rankfile", "-rf", "cpu-set", "cpu-list",
-					    "pe="};
-	char path[64], line[16384];
-	snprintf(path, sizeof path, "/proc/%d/cmdline", (int)(launcher ? launcher : getppid()));
-	FILE *file = fopen(path, "r");
-	size_t length = file ? fread(line, 1, sizeof line - 1, file) : 0;
-	if (file)
-		fclose(file);
-	line[length] = '\0';
-	for (const char *word = line; word < line + length; word += strlen(word) + 1)
-		for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
-			if (*words[i] == '-' ? !strcmp(word, words[i])
-					     : strcasestr(word, words[i]) != NULL)
-				return true;
-	return false;
-}
-
-/* mpirun binds two ranks to a core each without being asked: that is no wish of the user's. Open
- * MPI 4 marks its ranks and passes explicit policies on in the environment; Open MPI 5 (PRRTE)
- * passes on what stands in the environment or a file, so the command line is read as well. */
-static bool bound_by_default(pid_t launcher)
-{
-	static const char *const marks[] = {"OMPI_MCA_orte_bound_at_launch", "PRTE_LAUNCHED", NULL};
-	static const char *const wishes[] = {
-		"OMPI_MCA_hwloc_base_binding_policy", "OMPI_MCA_hwloc_base_bind_to_core",
-		"OMPI_MCA_hwloc_base_bind_to_socket", "OMPI_MCA_hwloc_base_cpu_set",
-		"OMPI_MCA_hwloc_base_cpu_list", "OMPI_MCA_hwloc_base_slot_list",
-		"OMPI_MCA_orte_rankfile", "OMPI_MCA_rmaps_rank_file_path",
-		"PRTE_MCA_hwloc_default_binding_policy", "PRTE_MCA_hwloc_default_cpu_list", NULL,
-	};
-	const char *mapping = getenv("OMPI_MCA_rmaps_base_mapping_policy");
-	if (!mapping)
-		mapping = getenv("PRTE_MCA_rmaps_default_mapping_policy");
-	return any_set(marks) && !any_set(wishes) && !(mapping && strcasestr(mapping, "pe=")) &&
-	       !launcher_asks_for_binding(launcher);
-}
-
 /* The PUs that this process may use, and whether somebody asked for exactly them. */
 static int find_allowed(hwloc_topology_t topology, hwloc_bitmap_t allowed, bool *kept)
 {
 	hwloc_const_bitmap_t machine = hwloc_topology_get_allowed_cpuset(topology);
-	pid_t launcher = find_launcher();
-	bool by_default = bound_by_default(launcher);
+	pid_t launcher = launch_process();
+	bool by_default = launch_bound_by_default(launcher);
 	*kept = false;
 	/* mpirun's own default binding is undone, but taskset, Slurm or a cgroup around mpirun hold. */
 	if ((by_default && !launcher) ||

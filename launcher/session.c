@@ -369,6 +369,26 @@ static int open_backend(struct session *session, struct error *err)
 	return cpu_backend_open(&session->backend, &session->backend_options, err);
 }
 
+/* Kernels give up by themselves only where the watchdog, which says more and tells them to, did not. */
+static int kernel_patience(const struct options *options)
+{
+	return 2 * (options->given[OPTION_WATCHDOG] ? options->watchdog : WATCHDOG_DEFAULT_S);
+}
+
+/* What has to be the same on all ranks that add up over GPUs. */
+static int compare_versions(const struct session *session, struct error *err)
+{
+#ifdef TPRUN_CUDA
+	struct cuda_versions own;
+	if (session->device.cuda && session->world->size > 1) {
+		cuda_versions(&own, session->group->size > 1);
+		return versions_check(&own, session->world, &session->log, err);
+	}
+#endif
+	(void)session, (void)err;
+	return 0;
+}
+
 static void abort_backend(void *backend)
 {
 	((struct backend *)backend)->ops->abort(backend);
@@ -379,7 +399,7 @@ static int connect_ranks(struct session *session, struct error *err)
 {
 	struct activity *activity = mpi_group_activity(session->world);
 	activity_enter(activity, ACTIVITY_CONNECT);
-	if (fault_check(session->world, activity, err) ||
+	if (fault_check(session->world, activity, err) || compare_versions(session, err) ||
 	    session->world->agree(session->world, sums_check(session->group, err), err) ||
 	    session->world->agree(session->world, open_backend(session, err), err))
 		return -1;
@@ -439,6 +459,18 @@ static void tell_times(const struct session *session)
 		t->devices, t->backend, t->weights, t->rest);
 }
 
+/* The way that sums over GPUs take, and what keeps them from a shorter one. */
+static void tell_sums(const struct session *session)
+{
+#ifdef TPRUN_CUDA
+	if (session_speaks(session) && session->device.cuda && session->group->size > 1)
+		log_say(&session->log, LOG_INFO, "sums over the GPUs: %s",
+			cuda_backend_reduce_name(session->backend));
+#else
+	(void)session;
+#endif
+}
+
 /* The seconds since *begun, which is now. */
 static double lap(double *begun)
 {
@@ -485,7 +517,7 @@ int session_start(struct session *session, const struct session_sizes *wanted, s
 		.max_sequences = sizes.max_sequences,
 		.max_logit_rows = sizes.max_logit_rows,
 		.device = session->device.device,
-		.threads = threads,
+		.threads = threads, .patience_s = kernel_patience(session->options),
 		.profile = session->profile, .activity = activity,
 	};
 	if (connect_ranks(session, err))
@@ -499,7 +531,11 @@ int session_start(struct session *session, const struct session_sizes *wanted, s
 	activity_enter(activity, ACTIVITY_CONNECT); /* a backend may have connected meanwhile: it ends here */
 	if (load_report(world, &session->log, session->bytes_read, session->times.weights, err))
 		return -1;
-	if (world->agree(world, session->backend->ops->load_end(session->backend, err), err) ||
+	if (world->agree(world, session->backend->ops->load_end(session->backend, err), err))
+		return -1;
+	tell_sums(session);
+	fault_at(activity, "sums");
+	if (fault_check(world, activity, err) ||
 	    world->agree(world, engine_open(&session->engine, session->backend,
 					    &session->backend_options, err), err))
 		return -1;
@@ -524,8 +560,10 @@ void session_close(struct session *session)
 	stats_close(session->stats);
 	session->stats = NULL;
 	engine_close(session->engine);
-	if (session->backend)
+	if (session->backend) {
+		activity_arrive(mpi_group_activity(session->world)); /* a backend may wait for the others here */
 		session->backend->ops->close(session->backend);
+	}
 	checkpoint_close(session->checkpoint);
 	tokenizer_close(session->tokenizer);
 	free(session->frequencies);

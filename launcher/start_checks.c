@@ -8,6 +8,7 @@
 #include "launcher/mpi_group.h"
 #include "runtime/base/file.h"
 #include "runtime/base/hash.h"
+#include "runtime/base/known_sum.h"
 
 enum { CONFIG_BYTES_MAX = 16 << 20, SUMMED = 257 };
 
@@ -66,20 +67,52 @@ int likeness_check(const struct likeness *own, const struct group *world, struct
 	return result;
 }
 
+int versions_compare(const struct cuda_versions *all, int ranks, char *warning, size_t room,
+		     struct error *err)
+{
+	char first[96], other[96];
+	warning[0] = '\0';
+	cuda_versions_text(&all[0], first, sizeof first);
+	for (int r = 1; r < ranks; r++) {
+		cuda_versions_text(&all[r], other, sizeof other);
+		if (all[r].runtime != all[0].runtime)
+			return error_run(err, "the ranks were built with different CUDA: rank 0 has %s, rank %d has "
+					      "%s; start the same build on every host", first, r, other);
+		if (all[r].nccl != all[0].nccl && all[r].nccl && all[0].nccl)
+			return error_run(err, "the ranks have different versions of NCCL, which do not talk to each "
+					      "other: rank 0 has %s, rank %d has %s; let every host load the same "
+					      "libnccl.so (LD_LIBRARY_PATH, the same module)", first, r, other);
+		if (all[r].driver != all[0].driver && !warning[0])
+			snprintf(warning, room, "tprun: warning: the ranks' GPUs have different drivers: rank 0 has "
+						"%s, rank %d has %s; if sums over them fail or hang, ask for nodes "
+						"of one kind (sbatch --constraint)", first, r, other);
+	}
+	return 0;
+}
+
+int versions_check(const struct cuda_versions *own, const struct group *world, const struct log *log,
+		   struct error *err)
+{
+	char warning[512];
+	struct cuda_versions *all = calloc((size_t)world->size, sizeof *all);
+	int result = world->agree(world, all ? 0 : error_memory(err, "the ranks' versions of CUDA"), err);
+	if (!result)
+		result = mpi_group_all_gather(world, own, sizeof *own, all, err);
+	if (!result)
+		result = versions_compare(all, world->size, warning, sizeof warning, err);
+	if (!result && warning[0] && world->rank == 0)
+		log_say(log, LOG_WARNING, "%s", warning);
+	free(all);
+	return result;
+}
+
 int sums_check(const struct group *group, struct error *err)
 {
 	float values[SUMMED];
-	for (int i = 0; i < SUMMED; i++)
-		values[i] = (float)((group->rank % 64 + 1) * (i % 7 + 1));
+	known_parts(values, SUMMED, group->rank, group->size, 0);
 	if (group->sum(group, values, SUMMED, err))
 		return -1;
-	double ranks = 0;
-	for (int r = 0; r < group->size; r++)
-		ranks += r % 64 + 1;
-	for (int i = 0; i < SUMMED; i++)
-		if ((double)values[i] != ranks * (i % 7 + 1))
-			return error_run(err, "a sum of known values over %d ranks came out as %g instead of "
-					      "%g: the connection between them changes data", group->size,
-					 (double)values[i], ranks * (i % 7 + 1));
+	if (known_sums_check(values, SUMMED, group->size, 0, err))
+		return error_context(err, "the connection between the ranks changes data");
 	return 0;
 }

@@ -4,6 +4,8 @@
 #ifndef TPRUN_LAUNCHER_START_CHECKS_H
 #define TPRUN_LAUNCHER_START_CHECKS_H
 
+#include "kernels/cuda/cuda.h"
+#include "launcher/log.h"
 #include "runtime/base/dtype.h"
 #include "runtime/base/error.h"
 #include "runtime/base/group.h"
@@ -22,6 +24,18 @@ int likeness_make(struct likeness *out, const char *config_path, uint64_t header
 /* Collective on the world, and all ranks return alike: an error names a rank that differs from rank 0,
  * and both values. */
 int likeness_check(const struct likeness *, const struct group *world, struct error *err);
+
+/* Of ranks that run on GPUs, after likeness_check. An error where NCCL or CUDA's runtime differ, which no
+ * sum over them survives; a warning where only drivers do, which it mostly does. Both name a rank that
+ * differs from rank 0, and both versions. The warning is rank 0's to say.
+ *
+ * Collective on the world, and all ranks return alike. */
+int versions_check(const struct cuda_versions *own, const struct group *world, const struct log *,
+		   struct error *err);
+/* The comparison alone. `warning` is empty where there is none. A rank without NCCL (0) is no
+ * difference: then nobody uses it. */
+int versions_compare(const struct cuda_versions *all, int ranks, char *warning, size_t room,
+		     struct error *err);
 
 /* Collective on a group, before anything depends on its sums: adds known values, whose sum each rank
  * checks. Only this rank's result: to be agreed upon. */

@@ -17,6 +17,7 @@ static struct {
 	timer_t timers[STOP_NOW + 1];
 	char message[500];
 	atomic_size_t length;
+	atomic_int status; /* of a run that has ended; 0: it has not */
 	void (*at_end)(void);
 	struct log log;
 } state;
@@ -35,7 +36,7 @@ void stop_request_raise(enum stop_request request)
 	static const int milliseconds[] = {[STOP_DRAIN] = STOP_DRAIN_MS, [STOP_NOW] = STOP_NOW_MS};
 	if (request == STOP_NONE || !state.open || atomic_exchange(&state.seen[request], true))
 		return;
-	start_timer(request, milliseconds[request]);
+	start_timer(request, atomic_load(&state.status) ? STOP_END_MS : milliseconds[request]);
 }
 
 static void on_request(int number)
@@ -56,7 +57,8 @@ static void on_deadline(int number)
 	(void)ignored;
 	if (state.at_end)
 		state.at_end();
-	_exit(ERROR_STOPPED);
+	int status = atomic_load(&state.status);
+	_exit(status ? status : ERROR_STOPPED);
 }
 
 int stop_request_open(struct error *err)
@@ -103,10 +105,11 @@ void stop_request_at_end(void (*call)(void))
 	state.at_end = call;
 }
 
-void stop_request_end(void)
+void stop_request_end(int status)
 {
-	enum stop_request seen = stop_request_seen();
 	stop_request_message("");
+	atomic_store(&state.status, status);
+	enum stop_request seen = stop_request_seen();
 	if (seen != STOP_NONE)
 		start_timer(seen, STOP_END_MS);
 }

@@ -45,9 +45,9 @@ void stop_request_log(const struct log *);
 /* What to call before a deadline ends this process: nothing but what a signal's handler may call. */
 void stop_request_at_end(void (*call)(void));
 
-/* The run has stopped in order and said so. Where a request was seen, what is left to do, the end of
- * MPI, gets STOP_END_MS: once a first rank has ended with status 3, mpirun ends the job, and the
- * others may wait in vain for it. */
-void stop_request_end(void);
+/* The run has ended with this status, not 0, and said so: stopped in order, or failed. Where a request was
+ * seen, or comes now, what is left to do, the end of MPI, gets STOP_END_MS: once a first rank has ended
+ * so, mpirun ends the job, and the others may wait in vain for it. */
+void stop_request_end(int status);
 
 #endif

@@ -9,11 +9,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "launcher/stop_request.h"
 #include "runtime/base/thread.h"
 
 enum {
 	STRANGERS = 8, /* connections beside the ranks' own */
 	LOOK_MS = 50,  /* between looks at what this rank does: a new phase is told at once */
+	GIVE_WAY_MS = 10,
 };
 
 static const double sigterm_s = 0.2; /* for a broken connection to show */
@@ -54,11 +56,29 @@ void watchdog_send(const struct watchdog *w, const struct beat *beat)
 			link_send(w->links[i].fd, beat);
 }
 
-void watchdog_gone(void)
+/* Calls nothing but what a handler may call. */
+static void send_last(enum beat_kind kind)
 {
 	struct watchdog *w = atomic_load(&watched);
 	if (w && atomic_load(&w->joined))
-		watchdog_send(w, &(struct beat){.token = w->token, .kind = BEAT_GONE, .rank = w->rank});
+		watchdog_send(w, &(struct beat){.token = w->token, .kind = (int32_t)kind, .rank = w->rank});
+}
+
+void watchdog_gone(void)
+{
+	send_last(BEAT_GONE);
+}
+
+void watchdog_failed(void)
+{
+	send_last(BEAT_FAILED);
+}
+
+void watchdog_give_way(struct watchdog *w, double seconds)
+{
+	double start = now_s();
+	while (w && (atomic_load(&w->ends) || now_s() - start < seconds))
+		nanosleep(&(struct timespec){.tv_nsec = GIVE_WAY_MS * 1000000l}, NULL);
 }
 
 /* ---- what comes in ----------------------------------------------------------------------- */
@@ -91,14 +111,20 @@ static bool take_beat(struct watchdog *w, struct link *link, double now)
 	case BEAT_BYE:
 		s->bye = true;
 		break;
+	case BEAT_FAILED:
+		stop_request_message(""); /* a signal that comes with it asks for nothing */
+		/* fall through */
 	case BEAT_GONE:
 		s->bye = true;
+		atomic_store(&w->ends, true);
 		if (!(w->told > 0))
 			w->told = now;
 		break;
 	case BEAT_END:
-		if (w->rank && beat->rank == 0)
+		if (w->rank && beat->rank == 0) {
+			atomic_store(&w->ends, true);
 			ending_run(&w->ending, false); /* rank 0 tells MPI */
+		}
 		break;
 	default:
 		note(s, beat, now);
@@ -149,6 +175,7 @@ static void take_in(struct watchdog *w, double now)
 	accept_all(w);
 	bool any = receive_all(w, now, lost);
 	if (any && !(w->told > 0)) {
+		atomic_store(&w->ends, true);
 		if (w->rank == 0)
 			watchdog_lost(w, lost);
 		if (!(w->gone > 0))
@@ -195,6 +222,19 @@ static void end_by_sigterm(void)
 	kill(getpid(), SIGTERM);
 }
 
+/* Before the ranks have met nothing is known of the one that was lost, if that is why the launcher ends
+ * them all: one of the others tells how far they were. After the deadline that was told already. */
+static void take_sigterm(struct watchdog *w, double now)
+{
+	bool meeting = !atomic_load(&w->joined) && atomic_load(&w->options.activity->phase) == ACTIVITY_MPI;
+	bool late = w->options.start_s > 0 && now - w->opened > w->options.start_s;
+	w->sigterm_at = now;
+	atomic_store(&w->ends, true);
+	if (meeting && !late && w->options.size > 1 && link_claim())
+		log_say(&w->options.log, LOG_ERROR, "tprun: ended by SIGTERM while %s: if nobody asked for it, one of "
+			"them was lost before they met", activity_name(ACTIVITY_MPI));
+}
+
 static void *watch(void *context)
 {
 	struct watchdog *w = context;
@@ -218,7 +258,7 @@ static void *watch(void *context)
 		}
 		watchdog_judge(w, now);
 		if (atomic_load(&w->sigterm) && !(w->sigterm_at > 0))
-			w->sigterm_at = now;
+			take_sigterm(w, now);
 		if (w->sigterm_at > 0 && now - w->sigterm_at > sigterm_s)
 			end_by_sigterm();
 	}
@@ -264,6 +304,15 @@ static void close_all(struct watchdog *w)
 	free(w);
 }
 
+/* SIGTERM is taken over where nobody has done so before. */
+static void catch_sigterm(void)
+{
+	struct sigaction before, own = {.sa_handler = on_sigterm, .sa_flags = SA_RESTART};
+	sigfillset(&own.sa_mask);
+	if (!sigaction(SIGTERM, NULL, &before) && before.sa_handler == SIG_DFL)
+		sigaction(SIGTERM, &own, NULL);
+}
+
 int watchdog_open(struct watchdog **out, const struct watchdog_options *options, struct error *err)
 {
 	struct watchdog *w = calloc(1, sizeof *w);
@@ -275,7 +324,7 @@ int watchdog_open(struct watchdog **out, const struct watchdog_options *options,
 		least = options->start_s;
 	w->options = *options;
 	w->period = least / 4 < 1 ? least / 4 : 1;
-	w->started = w->looked = now_s();
+	w->opened = w->started = w->looked = now_s();
 	w->listener = -1;
 	ending_open(&w->ending);
 	pthread_mutex_init(&w->mutex, NULL);
@@ -288,6 +337,7 @@ int watchdog_open(struct watchdog **out, const struct watchdog_options *options,
 	if (thread_start(&w->thread, watch, w, "the watchdog", err))
 		goto fail;
 	atomic_store(&watched, w);
+	catch_sigterm();
 	*out = w;
 	return 0;
 fail:
@@ -313,15 +363,6 @@ static int prepare(struct watchdog *w, const struct group *world, struct meeting
 	if (world->rank == 0 && world->size > 1)
 		return link_listen(&w->listener, meeting, world->local_size == world->size, err);
 	return 0;
-}
-
-/* SIGTERM is taken over where nobody has done so before. */
-static void catch_sigterm(void)
-{
-	struct sigaction before, own = {.sa_handler = on_sigterm, .sa_flags = SA_RESTART};
-	sigfillset(&own.sa_mask);
-	if (!sigaction(SIGTERM, NULL, &before) && before.sa_handler == SIG_DFL)
-		sigaction(SIGTERM, &own, NULL);
 }
 
 int watchdog_connect(struct watchdog *w, const struct group *world, const char *host,
@@ -355,10 +396,7 @@ int watchdog_connect(struct watchdog *w, const struct group *world, const char *
 			wake_up(w);
 		}
 	}
-	if (world->agree(world, result, err))
-		return -1;
-	catch_sigterm();
-	return 0;
+	return world->agree(world, result, err);
 }
 
 void watchdog_set_leader(struct watchdog *w, int leader)

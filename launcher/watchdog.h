@@ -17,8 +17,8 @@
  * late, as after SIGSTOP or in a machine that was suspended, starts all clocks anew.
  *
  * SIGTERM, with which mpirun ends the ranks that outlive one that was killed, waits for a moment,
- * so that the broken connection is told, and ends the process then. Where stop_request_open
- * was called, the signal is its.
+ * so that the broken connection is told, and ends the process then; before the ranks are connected one of
+ * them says that much. Where stop_request_open was called, the signal is its.
  */
 #ifndef TPRUN_LAUNCHER_WATCHDOG_H
 #define TPRUN_LAUNCHER_WATCHDOG_H
@@ -57,8 +57,15 @@ void watchdog_set_abort(struct watchdog *, void (*abort)(void *), void *context)
 /* After MPI has ended: says farewell. NULL is taken. */
 void watchdog_close(struct watchdog *);
 
-/* This process ends now and has said why: others need not look for the cause. May be called in a
+/* This process ends now, as it was asked to: others need not look for the cause. May be called in a
  * signal's handler; without a watchdog, nothing. */
 void watchdog_gone(void);
+/* The same where it has failed and said why: nobody else is to say anything about the end. */
+void watchdog_failed(void);
+
+/* For a main thread that has met an error, before it tells: what one rank does is met by the others as
+ * errors of MPI, of NCCL, of kernels that were told to give up. Where this run is being ended from
+ * elsewhere, or comes to be within `seconds`, this does not return. */
+void watchdog_give_way(struct watchdog *, double seconds);
 
 #endif

@@ -24,6 +24,7 @@ struct watchdog {
 	pthread_t thread;
 	int wake; /* an eventfd: look at what follows */
 	atomic_bool stop, joined, sigterm;
+	atomic_bool ends; /* this process is about to be ended, and why is told, or was, by whoever found it */
 	pthread_mutex_t mutex; /* of what this rank tells of itself */
 	int leader;
 	char host[64], device[124];
@@ -37,7 +38,7 @@ struct watchdog {
 	struct pollfd *polled; /* [link_count + 2] */
 
 	/* The thread's. */
-	double period, started, looked, told, sigterm_at, gone;
+	double period, opened, started, looked, told, sigterm_at, gone;
 };
 
 /* What this rank is doing now. */

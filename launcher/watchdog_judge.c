@@ -9,8 +9,10 @@
 enum { LISTED = 8 }; /* ranks that a message lists */
 
 static const double gone_s = 3;	   /* for a run to end after a rank has gone and said why */
-/* Between the ranks that could tell the same: the first to do so ends the others. */
-static const double turn_s = 1, meeting_turn_s = 0.25;
+/* Between the ranks that could tell the same: the first to do so ends the others, for which mpirun takes
+ * more than a second. */
+static const double turn_s = 2;
+enum { TURNS = 3 };
 
 /* ---- messages ---------------------------------------------------------------------------- */
 
@@ -80,13 +82,14 @@ __attribute__((noreturn))
 static void end_all(struct watchdog *w, const char *message)
 {
 	stop_request_message(""); /* this is no stop on request */
+	atomic_store(&w->ends, true);
 	if (message[0])
 		log_text(&w->options.log, LOG_ERROR, message);
 	if (w->rank == 0) {
 		struct beat end = watchdog_beat(w, BEAT_END);
 		watchdog_send(w, &end);
 	} else {
-		watchdog_gone();
+		watchdog_failed();
 	}
 	ending_run(&w->ending, true);
 }
@@ -188,7 +191,7 @@ static void judge_first(struct watchdog *w, double now)
 {
 	const struct seen *first = &w->seen[0], *own = &w->seen[w->rank];
 	char text[512] = "", message[768];
-	double turn = turn_s * (w->rank < 4 ? w->rank - 1 : 3);
+	double turn = turn_s * (w->rank < TURNS ? w->rank - 1 : TURNS - 1);
 	if (first->bye) {
 		if (w->options.stuck_s <= 0 || now - own->moved <= w->options.stuck_s)
 			return;
@@ -213,7 +216,7 @@ static void judge_meeting(struct watchdog *w, double now, bool *marked)
 {
 	bool joined = marked != NULL;
 	int rank = joined ? w->rank : w->options.rank;
-	double turn = meeting_turn_s * (rank < 8 ? rank : 8);
+	double turn = turn_s * (rank < TURNS ? rank : TURNS);
 	char who[1024] = "", message[1800];
 	if (w->options.start_s <= 0 || now - w->started <= w->options.start_s + turn)
 		return;

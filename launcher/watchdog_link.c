@@ -6,10 +6,13 @@
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -193,4 +196,19 @@ void link_close(struct link *link)
 	if (link->fd >= 0)
 		close(link->fd);
 	link->fd = -1;
+}
+
+/* The name of a socket that stands in no file system and goes with its process. */
+bool link_claim(void)
+{
+	static const char *const jobs[] = {"PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "SLURM_JOB_ID"};
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	const char *job = NULL;
+	for (size_t i = 0; i < sizeof jobs / sizeof jobs[0] && !job; i++)
+		job = getenv(jobs[i]);
+	int length = snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "tprun-%s", job ? job : "");
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
+	return fd >= 0 && length < (int)sizeof address.sun_path - 1 &&
+	       !bind(fd, (const struct sockaddr *)&address, size);
 }

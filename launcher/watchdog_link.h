@@ -29,7 +29,8 @@ struct meeting {
 enum beat_kind {
 	BEAT_HERE, /* alive; also the first words of a rank that connects */
 	BEAT_BYE,  /* ended in order */
-	BEAT_GONE, /* ends now, having said why */
+	BEAT_GONE, /* ends now, because it was asked to stop */
+	BEAT_FAILED, /* the run has failed, which the sender has told, and it ends now */
 	BEAT_END,  /* from rank 0: all ranks are to end at once */
 };
 
@@ -59,5 +60,9 @@ bool link_send(int fd, const struct beat *);
 /* 1: link->beat is whole; 0: nothing yet; -1: the connection has ended. */
 int link_receive(struct link *);
 void link_close(struct link *);
+
+/* True on the first of this job's processes on this host to call it, as long as that lives: who speaks where
+ * all would say the same and cannot talk to each other. */
+bool link_claim(void);
 
 #endif

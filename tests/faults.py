@@ -2,10 +2,12 @@
 """No hang, ever: a rank that is killed, stopped, hangs, exits or fails, in each phase of a run, ends the
 run in time, and the message names it.
 
-    faults.py [--all] [--table]      TPRUN names a build with FAULTS=1
+    faults.py [--backend cpu|cuda] [--all] [--table]      TPRUN names a build with FAULTS=1
 
-Without --all a subset that takes less than a minute. --table prints how long each run went on after the
-fault. Faults come from within (TPRUN_FAULT, launcher/fault.h), and as signals from outside."""
+Without --all a subset: on CPUs less than a minute; on GPUs, where one run comes after the other and no more
+ranks than GPUs are started, a minute and a half on four. --table prints how long each run took, or went on
+after a signal. Faults come from within (TPRUN_FAULT, launcher/fault.h), and as signals from outside. After
+each run no process is left, nothing in /dev/shm, and no memory of a GPU is held."""
 import argparse
 import concurrent.futures
 import glob
@@ -20,12 +22,19 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TPRUN = os.path.abspath(os.environ.get("TPRUN", os.path.join(ROOT, "build", "faults", "tprun")))
-WATCHDOG, INIT = 2, 4
+BACKEND = "cpu"
+WATCHDOG, INIT, START = 2, 4, 5  # START: seconds that a start takes at most, on a busy machine
 GRACE = 10  # seconds for every process to be gone, after the fault was found
-NAMES = {"connect": "connecting the ranks", "load": "loading weights", "prefill": "in prefill",
-         "decode": "in decode", "stop": "closing"}
+NAMES = {"connect": "connecting the ranks", "load": "loading weights", "sums": "connecting the ranks",
+         "prefill": "in prefill", "decode": "in decode", "stop": "closing"}
 PHASES = ["mpi", *NAMES]
 KINDS = ["kill", "stop", "hang", "exit", "error"]
+
+
+# What GPUs do not share with CPUs, a rank drawn for each: (ranks, phase, kind).
+ON_GPUS = [(2, "connect", "hang"), (2, "load", "error"), (2, "sums", "kill"), (2, "prefill", "kill"),
+           (2, "decode", "hang"), (2, "stop", "kill"), (4, "sums", "hang"), (4, "prefill", "stop"),
+           (4, "decode", "kill"), (4, "decode", "hang")]
 
 
 class Failure(Exception):
@@ -50,11 +59,13 @@ class Run:
             environment["TPRUN_FAULT"] = fault
         self.err = tempfile.TemporaryFile(dir=temp)
         self.job = None  # Open MPI's number of it
+        self.seen = set()  # all its processes
+        self.shared = set(os.listdir("/dev/shm"))
         self.start = time.monotonic()
         command = ["mpirun"]
         for model in models or [["--model", os.path.join(ROOT, "configs", "tiny-stories")]]:
             command += [":"] * (len(command) > 1)
-            command += ["-np", str(ranks), TPRUN, *arguments, *model, "--backend", "cpu", "--quiet",
+            command += ["-np", str(ranks), TPRUN, *arguments, *model, "--backend", BACKEND, "--quiet",
                         "--watchdog", str(WATCHDOG), "--init-timeout", str(INIT)]
         self.process = subprocess.Popen(
             command,
@@ -77,6 +88,7 @@ class Run:
             if job:
                 self.job = int(job[1])
             found[int(rank[1]) if rank else None] = int(path.split("/")[2])
+        self.seen.update(found.values())
         return found
 
     def said(self):
@@ -106,29 +118,66 @@ class Run:
         lines = [line for line in said.splitlines() if line.startswith("tprun: ")]
         if pattern and not any(re.search(pattern, line) for line in lines):
             raise Failure(f"no line like {pattern!r} in: {said}")
-        if pattern and len(lines) != 1 and "seen by rank" not in lines[0]:
+        if len(lines) > 1:
             raise Failure(f"{len(lines)} messages: {said}")
-        left = glob.glob(f"/dev/shm/*{self.job:x}*") if self.job else []
-        left += [path for path in glob.glob("/dev/shm/*") if "tprun" in path]
+        # Job numbers come again, and a killed mpirun of any day leaves its files. On GPUs runs do not overlap:
+        # all that is new is this one's.
+        new = set(os.listdir("/dev/shm")) - self.shared
+        left = [name for name in new if "tprun" in name or (self.job and f"{self.job:x}" in name) or
+                (BACKEND == "cuda" and re.match("nccl|cuda", name))]
+        if BACKEND == "cuda":
+            GPUS.check(self.seen)
         if left:
             raise Failure(f"left behind: {left}")
+
+
+class Gpus:
+    """The memory that is taken on the GPUs, which is to be what it was before."""
+
+    def __init__(self):
+        self.before = self.used()
+
+    @staticmethod
+    def ask(what):
+        return subprocess.run(["nvidia-smi", what, "--format=csv,noheader,nounits"], capture_output=True,
+                              text=True, check=True).stdout.split()
+
+    def used(self):
+        return [int(number) for number in self.ask("--query-gpu=memory.used")]
+
+    def check(self, pids):
+        end = time.monotonic() + 5
+        while True:
+            used = self.used()
+            # A virtual machine may show no processes; a context takes some hundred MiB.
+            holding = pids & {int(pid) for pid in self.ask("--query-compute-apps=pid") if pid.isdigit()}
+            if not holding and all(now < before + 64 for now, before in zip(used, self.before)):
+                return
+            if time.monotonic() > end:
+                raise Failure(f"GPU memory: {self.before} MiB before, {used} after, processes {holding}")
+            time.sleep(0.2)
+
+
+GPUS = None
 
 
 def found_after(phase, kind):
     """Seconds that finding the fault may take."""
     if kind in ("kill", "exit", "error"):
         return 0
-    return INIT if phase == "mpi" or (phase == "connect" and kind == "hang") else WATCHDOG
+    return INIT if phase == "mpi" or (phase in ("connect", "sums") and kind == "hang") else WATCHDOG
 
 
 def pattern_of(rank, phase, kind):
-    who = rf"rank {rank} \(host \S+\)"
     if kind == "error":
-        return rf"^tprun: {who}: a fault was asked for$"
-    if phase == "mpi":  # before it is up mpirun alone knows of a rank's end
-        return r"joining the other ranks takes more than 4 s" if kind in ("hang", "stop") else None
-    if kind == "hang" and phase == "connect":
-        return rf"connecting the ranks takes more than 4 s \(--init-timeout\), not arrived: {who};"
+        return rf"^tprun: rank {rank} \(host \S+\): a fault was asked for$"
+    if phase == "mpi":  # before it is up, no rank knows of another's end, and mpirun names it but sometimes
+        if kind in ("hang", "stop"):
+            return rf"^tprun: joining the other ranks takes more than {INIT} s"
+        return r"^tprun: ended by SIGTERM while joining the other ranks"
+    who = rf"rank {rank} \(host \S+{', GPU [^)]+' if BACKEND == 'cuda' else ''}\)"
+    if kind == "hang" and phase in ("connect", "sums"):
+        return rf"connecting the ranks takes more than {INIT} s \(--init-timeout\), not arrived: {who};"
     what = {"kill": "lost", "exit": "lost", "stop": "silent", "hang": "stuck"}[kind]
     return rf"^tprun: {what}[^:]*: {who} {NAMES[phase]}"
 
@@ -136,8 +185,30 @@ def pattern_of(rank, phase, kind):
 def inject(temp, ranks, rank, phase, kind):
     prompt = [f"--prompt={random.choice(['Once', 'The big dog', 'Lily and Tom went out'])}"]
     run = Run(temp, ranks, f"{rank}:{phase}:{kind}", ["generate", *prompt, "--max-new-tokens", "20"])
-    seconds = run.wait(found_after(phase, kind) + GRACE + 5)  # 5: the start, on a busy machine
+    seconds = run.wait(found_after(phase, kind) + GRACE + START)
     run.check_end(pattern_of(rank, phase, kind))
+    return seconds
+
+
+def batch(temp, ranks, kind):
+    """Rank 0 is lost to a batch, whose others catch SIGTERM for themselves: one message all the same."""
+    lines = os.path.join(temp, f"lines.{ranks}.{kind}")
+    with open(lines, "w", encoding="utf-8") as file:
+        file.writelines(f'{{"id": {i}, "prompt": "Once upon a time"}}\n' for i in range(64))
+    run = Run(temp, ranks, f"0:decode:{kind}", ["batch", "--input", lines, "--output", lines + ".done"])
+    seconds = run.wait(found_after("decode", kind) + GRACE + START)
+    os.unlink(lines + ".done")
+    run.check_end(pattern_of(0, "decode", kind))
+    return seconds
+
+
+def unharmed(temp, ranks):
+    """No fault: how long a start and an end take, of which nothing is left either."""
+    run = Run(temp, ranks, None, ["generate", "--prompt=Once", "--max-new-tokens", "20"])
+    seconds = run.wait(GRACE + START)
+    if run.process.returncode:
+        raise Failure(f"status {run.process.returncode}; said: {run.said()}")
+    GPUS.check(run.seen)
     return seconds
 
 
@@ -154,7 +225,23 @@ def strike(temp, ranks, rank, number, what):
     run.start = time.monotonic()
     os.kill(pids[rank], number)
     seconds = run.wait((WATCHDOG if number == signal.SIGSTOP else 0) + GRACE)
-    run.check_end(rf"^tprun: {what}[^:]*: rank {rank} \(host \S+\) ")
+    run.check_end(rf"^tprun: {what}[^:]*: rank {rank} \(host [^)]+\) ")
+    return seconds
+
+
+def orphans(temp, ranks):
+    """mpirun itself is killed: no rank outlives it for long. What MPI leaves in /dev/shm then is mpirun's to
+    remove, and gone with it."""
+    run = Run(temp, ranks, None, ["bench", "--tests", "tg64", "--repeat", "10000"])
+    time.sleep(3)
+    if len(run.pids()) != ranks + 1:
+        raise Failure(f"not all there: {run.pids()}, {run.said()}")
+    run.start = time.monotonic()
+    run.process.kill()
+    seconds = run.wait(GRACE)
+    for path in glob.glob(f"/dev/shm/vader_segment.*{run.job:x}*"):
+        os.unlink(path)
+    run.check_end(None)
     return seconds
 
 
@@ -211,30 +298,55 @@ def attempt(name, call, temp, more):
         raise Failure(f"mpirun stays: {why}") from why
 
 
-def cases(everything):
+def cpu_cases(everything):
     rng = random.SystemRandom()
     for ranks in (2, 4):
         for phase in PHASES:
             for kind in KINDS:
-                if phase == "stop" and kind == "error":
-                    continue  # what closes cannot fail
                 every = list(range(ranks))
                 some = [rng.choice(every)] if ranks == 2 and kind in ("kill", "hang", "stop") and \
                     (kind != "stop" or phase in ("load", "decode")) else []
                 for rank in every if everything else some:
-                    yield f"{ranks} ranks, rank {rank}: {kind} at {phase}", inject, \
-                        (ranks, rank, phase, kind)
+                    yield from injected(ranks, rank, phase, kind)
         for number, what in (signal.SIGKILL, "lost"), (signal.SIGSTOP, "silent"):
             for rank in range(ranks) if everything else [rng.choice(range(ranks))] * (ranks == 2):
-                yield f"{ranks} ranks, rank {rank}: {number.name} from outside", strike, \
-                    (ranks, rank, number, what)
+                yield from struck(ranks, rank, number, what)
+        for kind in ("kill", "exit", "stop") if everything else ("kill",) * (ranks == 4):
+            yield f"{ranks} ranks of batch, rank 0: {kind} at decode", batch, (ranks, kind)
     yield "2 ranks: another config.json", different, ("config.json", "models: config.json")
     yield "2 ranks: other weights", different, ("model.safetensors", "weights: the safetensors headers")
+    yield "2 ranks: mpirun is killed", orphans, (2,)
     yield "2 ranks: all stopped and continued", late_watchdog, ()
 
 
+def gpu_cases(everything):
+    rng = random.SystemRandom()
+    for ranks in (ranks for ranks in (2, 4) if ranks <= len(GPUS.before)):
+        yield f"{ranks} ranks: no fault", unharmed, (ranks,)
+        for phase in PHASES[1:]:
+            for kind in KINDS:
+                some = [rng.choice(range(ranks))] if (ranks, phase, kind) in ON_GPUS else []
+                for rank in range(ranks) if everything else some:
+                    yield from injected(ranks, rank, phase, kind)
+        for number, what in (signal.SIGKILL, "lost"), (signal.SIGSTOP, "silent"):
+            some = [rng.choice(range(ranks))] if number == signal.SIGKILL else []
+            for rank in range(ranks) if everything else some:
+                yield from struck(ranks, rank, number, what)
+
+
+def injected(ranks, rank, phase, kind):
+    if phase != "stop" or kind != "error":  # what closes cannot fail
+        yield f"{ranks} ranks, rank {rank}: {kind} at {phase}", inject, (ranks, rank, phase, kind)
+
+
+def struck(ranks, rank, number, what):
+    yield f"{ranks} ranks, rank {rank}: {number.name} from outside", strike, (ranks, rank, number, what)
+
+
 def main():
+    global BACKEND, GPUS, WATCHDOG, INIT, START
     parser = argparse.ArgumentParser()
+    parser.add_argument("--backend", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--only", default="", help="cases whose name has this")
@@ -243,9 +355,16 @@ def main():
                                            text=True).stdout:
         print(f"FAIL {TPRUN} is not built with FAULTS=1")
         return 1
+    if options.backend == "cuda":  # a context, NCCL and the first kernels need their time
+        BACKEND, WATCHDOG, INIT, START, GPUS = "cuda", 3, 6, 20, Gpus()
+        if len(GPUS.before) < 2:
+            print("SKIP faults on GPUs: it wants two")
+            return 0
+    cases = (gpu_cases if GPUS else cpu_cases)(options.all)
     failed = 0
-    with tempfile.TemporaryDirectory() as temp, concurrent.futures.ThreadPoolExecutor(3) as pool:
-        jobs = [(name, pool.submit(attempt, name, call, temp, more)) for name, call, more in cases(options.all)
+    with tempfile.TemporaryDirectory() as temp, \
+            concurrent.futures.ThreadPoolExecutor(1 if GPUS else 3) as pool:
+        jobs = [(name, pool.submit(attempt, name, call, temp, more)) for name, call, more in cases
                 if options.only in name]
         for name, job in jobs:
             try:

@@ -7,6 +7,7 @@
 #include "runtime/base/dtype.h"
 #include "runtime/base/file.h"
 #include "runtime/base/json.h"
+#include "runtime/base/known_sum.h"
 #include "runtime/base/thread.h"
 
 /* Every one of the 65,536 half floats goes to float32 and back unchanged. */
@@ -163,6 +164,37 @@ static void threads_take_no_signals(void)
 	}
 }
 
+/* Any order of adding gives the same in every type, and a wrong, a missing or an old sum is found. */
+static void known_sums(void)
+{
+	enum { COUNT = 1001 };
+	static float part[COUNT], sums[COUNT], most[COUNT];
+	static uint16_t half[COUNT], brain[COUNT];
+	struct error err = {0};
+	for (int ranks = 1; ranks < 200; ranks += ranks < 10 ? 1 : (int)test_int(1, 30)) {
+		for (int turn = 0; turn < 3; turn++) {
+			memset(sums, 0, sizeof sums);
+			for (int rank = 0; rank < ranks; rank++) {
+				known_parts(part, COUNT, rank, ranks, turn);
+				for (int i = 0; i < COUNT; i++)
+					sums[i] += part[i];
+			}
+			CHECK_OK(known_sums_check(sums, COUNT, ranks, turn, &err), &err);
+			dtype_convert(sums, DTYPE_F32, half, DTYPE_F16, COUNT);
+			dtype_convert(sums, DTYPE_F32, brain, DTYPE_BF16, COUNT);
+			dtype_convert(half, DTYPE_F16, most, DTYPE_F32, COUNT);
+			CHECK(!memcmp(most, sums, sizeof sums));
+			dtype_convert(brain, DTYPE_BF16, most, DTYPE_F32, COUNT);
+			CHECK(!memcmp(most, sums, sizeof sums));
+			CHECK_FAILS(known_sums_check(sums, COUNT, ranks, turn + 1, &err), &err, "known values");
+			sums[test_int(0, COUNT - 1)] += 1;
+			CHECK_FAILS(known_sums_check(sums, COUNT, ranks, turn, &err), &err, "instead of");
+		}
+		if (ranks > 1)
+			CHECK_FAILS(known_sums_check(part, COUNT, ranks, 2, &err), &err, "known values");
+	}
+}
+
 int main(void)
 {
 	RUN(half_round_trip);
@@ -171,6 +203,7 @@ int main(void)
 	RUN(json_reads_numbers);
 	RUN(json_refuses);
 	RUN(files);
+	RUN(known_sums);
 	RUN(threads_take_no_signals);
 	TEST_END();
 }

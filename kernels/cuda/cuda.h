@@ -9,6 +9,7 @@
 #ifndef TPRUN_CUDA_CUDA_H
 #define TPRUN_CUDA_CUDA_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/backend.h"
@@ -40,8 +41,16 @@ int cuda_device_free_memory(int device, uint64_t *bytes, struct error *err);
  * steps of few tokens go through the peers' memory, or what hinders; all of it from load_end on. The
  * backend's own. */
 const char *cuda_backend_reduce_name(const struct backend *);
-/* The versions of what such a backend runs on, as "CUDA 13.0 (driver 13.0), NCCL 2.28.3". */
-void cuda_backend_versions(const struct backend *, char *text, size_t room);
+
+/* As the libraries number themselves: 13000 is CUDA 13.0, 22803 NCCL 2.28.3; 0: not there. */
+struct cuda_versions {
+	int32_t runtime, driver, nccl;
+};
+/* Starts nothing on any device. NCCL is opened where `nccl`, and otherwise left at 0. Absent from builds
+ * without CUDA. */
+void cuda_versions(struct cuda_versions *out, bool nccl);
+/* "CUDA 13.0 (driver 13.0), NCCL 2.28.3" */
+void cuda_versions_text(const struct cuda_versions *, char *text, size_t room);
 
 /* What is between two GPUs of a machine, from near to far. */
 enum cuda_link {

@@ -148,3 +148,12 @@ int cuda_device_free_memory(int device, uint64_t *bytes, struct error *err)
 	*bytes = left;
 	return 0;
 }
+
+void cuda_versions_text(const struct cuda_versions *v, char *text, size_t room)
+{
+	int used = snprintf(text, room, "CUDA %d.%d (driver %d.%d)", v->runtime / 1000, v->runtime % 1000 / 10,
+			    v->driver / 1000, v->driver % 1000 / 10);
+	if (v->nccl && used > 0 && (size_t)used < room)
+		snprintf(text + used, room - (size_t)used, ", NCCL %d.%d.%d", v->nccl / 10000,
+			 v->nccl % 10000 / 100, v->nccl % 100);
+}

@@ -425,7 +425,7 @@ void weights_close(struct cuda_backend *);
 int reduce_begin(struct cuda_backend *, struct error *err);
 /* Opens the communicator: of all ranks at a time, but of any thread. */
 int reduce_connect(struct cuda_backend *, struct error *err);
-/* Opens the paths that need both the communicator and the group. */
+/* Tries the path with sums of known values, and opens those that need both the communicator and the group. */
 int reduce_end(struct cuda_backend *, struct error *err);
 /* Whether there are sums to take: several ranks, or one that was told to use NCCL all the same. */
 bool reduce_wanted(const struct group *);

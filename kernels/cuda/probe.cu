@@ -222,19 +222,17 @@ int probe_run(struct backend *base, enum backend_probe what, size_t bytes, doubl
 
 /* ---- versions ------------------------------------------------------------------------------- */
 
-void cuda_backend_versions(const struct backend *base, char *text, size_t room)
+void cuda_versions(struct cuda_versions *out, bool nccl)
 {
-	int runtime = 0, driver = 0;
-	cudaRuntimeGetVersion(&runtime);
-	cudaDriverGetVersion(&driver);
-	size_t used = (size_t)snprintf(text, room, "CUDA %d.%d (driver %d.%d)", runtime / 1000, runtime % 1000 / 10,
-				       driver / 1000, driver % 1000 / 10);
+	memset(out, 0, sizeof *out);
+	cudaRuntimeGetVersion(&out->runtime);
+	cudaDriverGetVersion(&out->driver);
 #ifdef TPRUN_NCCL
-	const struct cuda_backend *b = (const struct cuda_backend *)base;
-	int nccl = 0;
-	if (b->nccl.get_version && b->nccl.get_version(&nccl) == ncclSuccess && used < room)
-		snprintf(text + used, room - used, ", NCCL %d.%d.%d", nccl / 10000, nccl % 10000 / 100, nccl % 100);
+	struct nccl_calls calls;
+	struct error ignored;
+	if (nccl && !nccl_load(&calls, &ignored) && calls.get_version(&out->nccl) != ncclSuccess)
+		out->nccl = 0;
 #else
-	(void)base, (void)used;
+	(void)nccl;
 #endif
 }

@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "kernels/cuda/internal.cuh"
+#include "runtime/base/known_sum.h"
 
 #ifdef TPRUN_NCCL
 static bool nccl_ok(const struct cuda_backend *b, struct error *err, ncclResult_t status, const char *what)
@@ -190,20 +191,6 @@ static int nccl_open(struct cuda_backend *b, const struct reduce_plan *plan, str
 }
 #endif
 
-static int add_peers(struct cuda_backend *b, bool needed, struct error *err)
-{
-	char why[200];
-	size_t used = strlen(b->reduce_name), room = sizeof b->reduce_name - used;
-
-	if (peers_open(b, why, sizeof why, err))
-		return -1;
-	if (!b->peers && needed)
-		return error_usage(err, "TPRUN_REDUCE=peer: %s", why);
-	snprintf(b->reduce_name + used, room, b->peers ? ", few tokens through peers' memory"
-						       : " (peers' memory: %s)", why);
-	return 0;
-}
-
 int reduce_begin(struct cuda_backend *b, struct error *err)
 {
 	const struct group *g = b->options.group;
@@ -233,15 +220,6 @@ int reduce_connect(struct cuda_backend *b, struct error *err)
 	return b->reduce == REDUCE_NONE ||
 	       cuda_ok(b, err, cudaMallocHost((void **)&b->reduce_host, bytes),
 		       "cudaMallocHost for sums over the ranks") ? 0 : -1;
-}
-
-int reduce_end(struct cuda_backend *b, struct error *err)
-{
-#if defined(TPRUN_NCCL) && HAVE_WINDOWS
-	if (b->window)
-		strcat(b->reduce_name, " with symmetric windows");
-#endif
-	return b->plan && b->plan->peers ? add_peers(b, b->plan->peers_only, err) : 0;
 }
 
 void reduce_close(struct cuda_backend *b)
@@ -368,6 +346,102 @@ int reduce_wait(struct cuda_backend *b, struct error *err)
 #endif
 	(void)b, (void)err;
 	return 0;
+}
+
+/* ---- the first sums ------------------------------------------------------------------------------ */
+
+/* Known values as the partial sums of a step of so many tokens, through the buffer that it would use. */
+static int try_sum(struct cuda_backend *b, int tokens, int turn, float *values, void *stored, struct error *err)
+{
+	const struct group *g = b->options.group;
+	size_t count = (size_t)tokens * (size_t)b->layout.hidden_stride;
+	bool is_float;
+
+	b->step.tokens = tokens;
+	step_whole(b, tokens);
+	void *buffer = reduce_buffer(b, &is_float);
+	enum dtype dtype = is_float ? DTYPE_F32 : b->options.shape.dtype;
+	size_t bytes = count * dtype_bytes(dtype);
+	known_parts(values, count, g->rank, g->size, turn);
+	dtype_convert(values, DTYPE_F32, stored, dtype, count);
+	if (!cuda_ok(b, err, cudaMemcpyAsync(buffer, stored, bytes, cudaMemcpyHostToDevice, b->stream),
+		     "cudaMemcpyAsync") ||
+	    reduce_sum(b, false, err) ||
+	    !cuda_ok(b, err, cudaMemcpyAsync(stored, buffer, bytes, cudaMemcpyDeviceToHost, b->stream),
+		     "cudaMemcpyAsync") ||
+	    !cuda_ok(b, err, cudaStreamSynchronize(b->stream), "a first sum over the ranks") ||
+	    reduce_check(b, err))
+		return -1;
+	dtype_convert(stored, dtype, values, DTYPE_F32, count);
+	if (!cuda_ok(b, err, cudaMemsetAsync(buffer, 0, bytes, b->stream), "cudaMemsetAsync")) /* as it was */
+		return -1;
+	struct error wrong;
+	if (!known_sums_check(values, count, g->size, turn, &wrong))
+		return 0;
+	return error_run(err, "%s: %s, over %s (%zu bytes in %s): data is changed on its way between the GPUs; "
+			 "where NCCL_P2P_DISABLE=1 helps, PCIe's ACS or an IOMMU spoils their direct way and is to "
+			 "be turned off%s", b->label, wrong.message, b->reduce == REDUCE_HOST ? "host memory" : "NCCL",
+			 bytes, buffer == b->window_buffer ? "its symmetric window" : "an ordinary buffer",
+			 g->local_size < g->size ? "; between hosts, NCCL_SOCKET_IFNAME names the network" : "");
+}
+
+/* One sum for each way that a step's can go: through the window as small and as large ones do, and
+ * between them through an ordinary buffer. The copy that fills the buffer publishes nothing, like
+ * cuBLAS. NCCL connects the ranks at the first sum, which a step would have to wait for otherwise. */
+static int try_sums(struct cuda_backend *b, struct error *err)
+{
+	const struct group *g = b->options.group;
+	size_t row = (size_t)b->layout.hidden_stride * dtype_bytes(b->options.shape.dtype);
+	const size_t tokens[] = {1, WINDOW_SMALL / row + 1, (WINDOW_LARGE + row - 1) / row};
+	size_t most = 0;
+	int ways = b->reduce == REDUCE_HOST ? 1 : 3, result = 0;
+
+	for (int i = 0; i < ways; i++)
+		if (tokens[i] <= (size_t)b->options.max_tokens && tokens[i] > most)
+			most = tokens[i];
+	size_t count = most * (size_t)b->layout.hidden_stride;
+	float *values = (float *)malloc(count * sizeof *values);
+	void *stored = malloc(count * sizeof *values);
+	if (!values || !stored)
+		result = error_memory(err, "a first sum over the ranks");
+	/* Nobody goes on to a sum to which another rank will not come; and as all ranks of the world agree,
+	 * replicas that add up otherwise among them, they do so equally often. */
+	result = g->agree(g, result, err);
+	for (int i = 0; i < 3 && !result; i++) {
+		if (i < ways && tokens[i] <= most)
+			result = try_sum(b, (int)tokens[i], i, values, stored, err);
+		result = g->agree(g, result, err);
+	}
+	memset(&b->step, 0, sizeof b->step);
+	b->plain_next = true;
+	free(values);
+	free(stored);
+	return result;
+}
+
+static int add_peers(struct cuda_backend *b, bool needed, struct error *err)
+{
+	char why[200];
+	size_t used = strlen(b->reduce_name), room = sizeof b->reduce_name - used;
+
+	if (peers_open(b, why, sizeof why, err))
+		return -1;
+	if (!b->peers && needed)
+		return error_usage(err, "TPRUN_REDUCE=peer: %s", why);
+	snprintf(b->reduce_name + used, room, b->peers ? ", few tokens through peers' memory"
+						       : " (peers' memory: %s)", why);
+	return 0;
+}
+
+int reduce_end(struct cuda_backend *b, struct error *err)
+{
+#if defined(TPRUN_NCCL) && HAVE_WINDOWS
+	if (b->window)
+		strcat(b->reduce_name, " with symmetric windows");
+#endif
+	if (b->reduce == REDUCE_NONE)
+		return 0;
+	return try_sums(b, err) || (b->plan->peers && add_peers(b, b->plan->peers_only, err)) ? -1 : 0;
 }
 
 void reduce_abort(struct cuda_backend *b)

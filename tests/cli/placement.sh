@@ -3,6 +3,7 @@
 . "$(dirname "$0")/common.bash"
 needs_stories placement
 model=(--backend cpu --model "$STORIES")
+limit=$((3 * limit)) # the ranks share a core with whatever else runs on it, each wait for another is a turn
 
 # threads_of PIDS: the sets of CPUs that the threads of these processes may run on, as lists.
 threads_of() { for pid in $1; do sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/"$pid"/task/*/status; done | sort -u; }
@@ -17,8 +18,7 @@ watch() {
 		--max-new-tokens 4 --print-placement > "$TEMP/out" 2> "$TEMP/err" &
 	local job=$!
 	exec 3<> "$TEMP/lines"
-	for _ in $(seq $((limit * 10))); do
-		grep -q "^ready in" "$TEMP/err" && break
+	until grep -q "^ready in" "$TEMP/err" || ! kill -0 $job 2> /dev/null; do
 		sleep 0.1
 	done
 	pids=$(descendants $job)

@@ -28,6 +28,7 @@ static inline struct backend_options make_options(const struct backend_shape *sh
 		.shape = *shape, .group = group, .kv_blocks = kv_blocks, .max_tokens = tokens,
 		.max_sequences = sequences, .max_blocks = max_blocks, .max_logit_rows = tokens,
 		.device = devices ? group->local_rank % devices : 0, .threads = 8 / group->size + 1,
+		.patience_s = 20,
 	};
 }
 

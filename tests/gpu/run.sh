@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # What needs GPUs: every block of the CUDA backend against the CPU backend, and sums over the ranks
-# one way and another, on 1 to 4 ranks, and the golden models. Where there are fewer GPUs than ranks,
-# ranks share them and add through host memory; that is told, because it is another path than NCCL's.
-#   TPRUN=build/tprun TESTS=build/tests/gpu SHARED=../shared run.sh
+# one way and another, on 1 to 4 ranks, the golden models, what a user meets, and faults. Where there are
+# fewer GPUs than ranks, ranks share them and add through host memory; that is told, because it is another
+# path than NCCL's. The CPU backend is the judge and wants its cores: ranks are not bound.
+#   TPRUN=build/tprun TESTS=build/tests/gpu FAULTS=build/faults-gpu/tprun SHARED=../shared run.sh
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-: "${TPRUN:=build/tprun}" "${TESTS:=build/tests/gpu}" "${SHARED:=../shared}"
+: "${TPRUN:=build/tprun}" "${TESTS:=build/tests/gpu}" "${FAULTS:=build/faults-gpu/tprun}" "${SHARED:=../shared}"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 if [ "$gpus" = 0 ]; then
@@ -16,9 +17,11 @@ commands=()
 for ranks in 1 2 3 4; do
 	[ "$ranks" -gt "$gpus" ] && echo "$ranks ranks share $gpus GPUs"
 	for name in backend reduce; do
-		commands+=(-- mpirun --oversubscribe -np "$ranks" "$TESTS/test_cuda_$name")
+		commands+=(-- mpirun --oversubscribe --bind-to none -np "$ranks" "$TESTS/test_cuda_$name")
 	done
 done
 models=("$SHARED"/models/stories260K* "$SHARED"/models/golden/* "$here"/../data/golden-*)
 exec "$here/../run.sh" -t 300 "${commands[@]}" \
-	-- "$here/../golden.py" "$TPRUN" --backend cuda --prefix gpu --ranks 1,2,4 "${models[@]}"
+	-- "$here/../golden.py" "$TPRUN" --backend cuda --prefix gpu --ranks 1,2,4 "${models[@]}" \
+	-- env TPRUN="$TPRUN" "$here/cli.sh" \
+	-- env TPRUN="$FAULTS" "$here/../faults.py" --backend cuda --table

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# What a user meets on GPUs beside the text: a GPU that is too small or full, --stats, --profile, SIGUSR2.
+. "$(dirname "$0")/../cli/common.bash"
+limit=60
+model=(--backend cuda --model configs/tiny-stories)
+prompt=(--prompt "Once upon a time" --max-new-tokens 20 --ignore-eos)
+ranks=$(nvidia-smi -L | grep -c '^GPU')
+ranks=$((ranks > 4 ? 4 : ranks))
+
+# hold LEFT [AFTER]: another program takes the first GPU's memory but LEFT MiB, at once or once AFTER MiB
+# more are used. Returns when it holds it, or waits. It is gone after let_go.
+mkfifo "$TEMP/holder"
+hold() {
+	tests/gpu/hold_memory.py "$1" ${2:+--after "$2"} > "$TEMP/holder" &
+	holder=$!
+	exec 4< "$TEMP/holder"
+	read -r _ <&4
+}
+let_go() { kill $holder && wait $holder 2> /dev/null; exec 4<&-; }
+
+# Too large a model for any GPU: told from the headers and what is free, before anything is read.
+cat > "$TEMP/huge.json" <<-END
+	{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 16384,
+	"intermediate_size": 53248, "num_hidden_layers": 126, "num_attention_heads": 128,
+	"num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072,
+	"rms_norm_eps": 1e-5, "torch_dtype": "float32"}
+END
+run 1 plan --backend cuda --shape "$TEMP/huge.json"
+check gpu-plan-huge [ "$status" = 2 ]
+begin=$(date +%s%3N)
+refused gpu-start-huge 1 2 "does not fit: a rank needs" generate --backend cuda --shape "$TEMP/huge.json" --prompt-ids 1,2
+echo "gpu-start-huge: $(($(date +%s%3N) - begin)) ms, CUDA's own start included"
+[ "$ranks" = 1 ] || refused gpu-start-huge "$ranks" 2 "does not fit: a rank needs" \
+	generate --backend cuda --shape "$TEMP/huge.json" --prompt-ids 1,2
+
+# A GPU that somebody else has filled before, and one that is filled while tprun starts: whatever call meets
+# that, one message names the GPU or the sizes, and the run ends in order.
+seven=(generate --backend cuda --shape configs/shapes/llama-2-7b.json --prompt-ids 1,2 --max-new-tokens 5)
+hold 1024
+refused gpu-full 1 2 "does not fit: a rank needs" "${seven[@]}"
+[ "$ranks" = 1 ] || refused gpu-full "$ranks" 2 "does not fit: a rank needs" "${seven[@]}"
+let_go
+hold 64 200
+run 1 "${seven[@]}"
+let_go
+check "gpu-filled-meanwhile (status $status)" grep -qx '[12]' <<< "$status"
+check gpu-filled-told-once [ "$(grep -c '^tprun: ' "$TEMP/err")" = 1 ]
+check gpu-filled-cause grep -qE "^tprun: (GPU 0|.*does not fit)" "$TEMP/err"
+tail -n 1 "$TEMP/err"
+run 1 generate "${model[@]}" "${prompt[@]}"
+good gpu-free-again
+
+# Statistics and profiling. All-reduces cannot be told from the rest of a step that a GPU replays.
+run "$ranks" generate "${model[@]}" "${prompt[@]}" --stats "$TEMP/stats" --stats-interval 0.002
+good gpu-stats
+cp "$TEMP/out" "$TEMP/plain"
+check gpu-stats-lines python3 - "$TEMP/stats" <<-'END'
+	import json, sys
+	lines = [json.loads(line) for line in open(sys.argv[1])]
+	assert sum(line["steps"] for line in lines) == 20, lines
+	for line in lines:
+	    assert line["all_reduce_s"] is None and 0 <= line["kv_blocks_used"] <= line["kv_blocks"], line
+	    assert not line["steps"] or 0 < line["step_s"]["p50"] <= line["step_s"]["p99"], line
+END
+run "$ranks" generate "${model[@]}" "${prompt[@]}" --profile
+good gpu-profile
+check gpu-profile-same-text cmp -s "$TEMP/out" "$TEMP/plain"
+check gpu-map-uuid grep -qE 'GPU-[0-9a-f]{8}-' "$TEMP/err"
+
+# SIGUSR2, while the ranks wait for a prompt; the text is as if nothing had been asked.
+mkfifo "$TEMP/prompt"
+mpirun -np "$ranks" "$TPRUN" generate "${model[@]}" --prompt-file "$TEMP/prompt" --max-new-tokens 20 --ignore-eos \
+	> "$TEMP/out" 2> "$TEMP/err" &
+launcher=$!
+exec 3<> "$TEMP/prompt" # never blocks
+for _ in $(seq 100); do
+	[ "$(pgrep -P $launcher -x tprun | wc -l)" = "$ranks" ] && break
+	sleep 0.1
+done
+sleep 2
+kill -USR2 $launcher # mpirun passes it on
+answers() { grep -o 'tprun: rank [0-9]* (host [^,]*, pid [0-9]*): [a-z]' "$TEMP/err" | cut -d' ' -f3 | sort -u | wc -l; }
+for _ in $(seq 50); do
+	[ "$(answers)" = "$ranks" ] && break
+	sleep 0.1
+done
+check gpu-where-every-rank [ "$(answers)" = "$ranks" ]
+printf 'Once upon a time' >&3
+exec 3>&-
+wait $launcher
+status=$?
+good gpu-where-goes-on
+check gpu-where-same-text cmp -s "$TEMP/out" "$TEMP/plain"
+finish
