@@ -58,7 +58,8 @@ static int print_header(const struct bench_facts *facts, struct error *err)
 			 facts->ranks == 1 ? "" : "s") ||
 	    print_devices(facts, err) ||
 	    (*facts->versions && output_print(err, "# %s\n", facts->versions)) ||
-	    output_print(err, "# sums over the ranks: %s\n", facts->reduce))
+	    output_print(err, "# sums over the ranks: %s%s%s\n", facts->reduce, *facts->links ? "; links: " : "",
+			 facts->links))
 		return -1;
 	return output_print(err,
 		"# ceiling: %.1f GB/s, reading %.2f GB of its weights and nothing else, in this run\n"
@@ -129,11 +130,11 @@ static json_t *facts_json(const struct bench_facts *facts, json_t *rows)
 	for (int i = 0; i < facts->ranks; i++)
 		json_array_append_new(devices, json_pack("{s:s, s:s}", "host", facts->devices[i].host,
 							 "device", facts->devices[i].name));
-	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:o, s:s, s:s, s:f, s:i, s:i, s:f, s:i, s:o}",
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:o, s:s, s:s, s:s, s:f, s:i, s:i, s:f, s:i, s:o}",
 			 "version", TPRUN_VERSION, "commit", TPRUN_COMMIT, "shape", facts->shape,
 			 "dtype", facts->dtype, "backend", facts->backend, "ranks", facts->ranks,
 			 "devices", devices, "versions", facts->versions, "reduce", facts->reduce,
-			 "ceiling_gb_per_s", facts->ceiling * 1e-9, "repeat", facts->repeat,
+			 "links", facts->links, "ceiling_gb_per_s", facts->ceiling * 1e-9, "repeat", facts->repeat,
 			 "max_tokens", facts->max_tokens, "temperature", BENCH_TEMPERATURE,
 			 "top_k", BENCH_TOP_K, "tests", rows);
 }

@@ -13,7 +13,8 @@
 #include "launcher/mpi_group.h"
 
 struct bench_device {
-	char host[HOST_NAME_MAX_BYTES], name[128];
+	char host[HOST_NAME_MAX_BYTES], name[192]; /* with the clocks as found */
+	char address[32];	/* a GPU's, on PCI; empty: none */
 };
 
 /* What holds for all tests of a run; the pointers are the caller's, until bench_report_end. */
@@ -22,6 +23,7 @@ struct bench_facts {
 	const char *dtype;   /* "bf16" and the like */
 	const char *backend;
 	const char *reduce;  /* how sums over the ranks are taken */
+	const char *links;   /* between the GPUs; empty: none */
 	const char *versions; /* of libraries; empty: none that matter */
 	const struct bench_device *devices; /* [ranks] */
 	int ranks, repeat, max_tokens;

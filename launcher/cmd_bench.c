@@ -25,7 +25,7 @@ struct bench {
 	struct bench_facts facts;
 	struct bench_report report;
 	char *shape;
-	char reduce[256], versions[128];
+	char reduce[256], versions[128], links[160];
 	struct bench_device *devices; /* rank 0: [ranks] */
 };
 
@@ -96,6 +96,46 @@ static char *shape_name(const struct options *options)
 	return result;
 }
 
+/* The clocks are those of a GPU at work: the ceiling was measured just before. */
+static void describe_gpu(struct bench_device *out, const struct placement_device *device)
+{
+	int length = snprintf(out->name, sizeof out->name, "%s", device->name);
+	snprintf(out->address, sizeof out->address, "%s", device->pci_bus_id);
+#ifdef TPRUN_CUDA
+	struct cuda_clocks clocks;
+	if (!cuda_device_clocks(out->address, &clocks))
+		snprintf(out->name + length, sizeof out->name - (size_t)length,
+			 ", clocks %u of %u MHz, memory %u of %u MHz", clocks.sm, clocks.most_sm, clocks.memory,
+			 clocks.most_memory);
+#else
+	(void)length;
+#endif
+}
+
+/* Rank 0: how its GPU is linked with the others of its host, each kind once. */
+static void describe_links(struct bench *bench)
+{
+#ifdef TPRUN_CUDA
+	const struct bench_device *first = &bench->devices[0];
+	unsigned seen = 0;
+	size_t length = 0;
+	for (int i = 1; *first->address && i < bench->group->size; i++) {
+		const char *address = bench->devices[i].address;
+		enum cuda_link link = CUDA_LINK_UNKNOWN;
+		if (strcmp(bench->devices[i].host, first->host))
+			continue;
+		cuda_device_links(first->address, &address, 1, &link);
+		if (seen >> link & 1)
+			continue;
+		seen |= 1u << link;
+		length += (size_t)snprintf(bench->links + length, sizeof bench->links - length, "%s%s",
+					   length ? ", " : "", cuda_link_name(link));
+	}
+#else
+	(void)bench;
+#endif
+}
+
 static int gather_devices(struct bench *bench, struct error *err)
 {
 	const struct group *group = bench->group;
@@ -104,14 +144,17 @@ static int gather_devices(struct bench *bench, struct error *err)
 	int threads = bench->session.backend_options.threads;
 	snprintf(own.host, sizeof own.host, "%s", mpi_group_host(group));
 	if (bench->session.device.cuda)
-		snprintf(own.name, sizeof own.name, "%s", device->name);
+		describe_gpu(&own, device);
 	else
 		snprintf(own.name, sizeof own.name, "%d thread%s", threads, threads == 1 ? "" : "s");
 	if (group->rank == 0)
 		bench->devices = calloc((size_t)group->size, sizeof *bench->devices);
 	int result = group->rank == 0 && !bench->devices ? error_memory(err, "the ranks' devices") : 0;
-	return group->agree(group, result, err) ||
-	       group->gather(group, &own, sizeof own, bench->devices, err) ? -1 : 0;
+	if (group->agree(group, result, err) || group->gather(group, &own, sizeof own, bench->devices, err))
+		return -1;
+	if (group->rank == 0)
+		describe_links(bench);
+	return 0;
 }
 
 static int probe(struct bench *bench, enum backend_probe what, size_t bytes, double *seconds,
@@ -150,7 +193,7 @@ static int collect_facts(struct bench *bench, struct error *err)
 	bench->facts = (struct bench_facts){
 		.shape = bench->shape, .dtype = dtypes[session->dtype],
 		.backend = session->device.cuda ? "cuda" : "cpu", .reduce = bench->reduce,
-		.versions = bench->versions, .devices = bench->devices, .ranks = bench->group->size,
+		.links = bench->links, .versions = bench->versions, .devices = bench->devices, .ranks = bench->group->size,
 		.repeat = options->given[OPTION_REPEAT] ? options->repeat : REPEAT,
 		.max_tokens = session->backend_options.max_tokens,
 		.ceiling = seconds > 0 ? (double)bytes / seconds : 0, .ceiling_bytes = (double)bytes,

@@ -62,6 +62,13 @@ void cuda_device_links(const char *pci_bus_id, const char *const *others, int co
 		       enum cuda_link *out);
 const char *cuda_link_name(enum cuda_link);
 
+/* MHz: as they are at the moment, and at most. */
+struct cuda_clocks {
+	unsigned sm, memory, most_sm, most_memory;
+};
+/* Of the GPU at a PCI address; -1 where NVML can't tell. */
+int cuda_device_clocks(const char *pci_bus_id, struct cuda_clocks *out);
+
 /* What marks ranges for NVIDIA's profilers; NULL where this was built without NVTX. Absent from builds
  * without CUDA. */
 const struct profile *cuda_profile(void);

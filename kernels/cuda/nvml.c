@@ -1,5 +1,6 @@
 /*
- * links.c - how two GPUs of a machine are linked, through NVML, the library behind nvidia-smi.
+ * nvml.c - how two GPUs of a machine are linked, and how fast they run, through NVML, the library behind
+ * nvidia-smi.
  *
  * NVML sees the whole machine, also the GPUs that CUDA_VISIBLE_DEVICES hides. It is opened when asked
  * for and needs no header: the functions used here and the numbers of their enumerations have been the
@@ -15,6 +16,8 @@ enum {
 	NVML_SWITCHES = 20,    /* nvmlGpuTopologyLevel_t, in order of distance */
 	NVML_HOST_BRIDGE = 30,
 	NVML_NODE = 40,
+	NVML_CLOCK_SM = 1,     /* nvmlClockType_t */
+	NVML_CLOCK_MEMORY = 2,
 };
 
 struct nvml {
@@ -23,6 +26,8 @@ struct nvml {
 	int (*handle)(const char *, void **);
 	int (*peer_status)(void *, void *, int, int *);
 	int (*ancestor)(void *, void *, int *);
+	int (*clock)(void *, int, unsigned *);
+	int (*most_clock)(void *, int, unsigned *);
 };
 
 static int nvml_open(struct nvml *nvml)
@@ -37,6 +42,8 @@ static int nvml_open(struct nvml *nvml)
 		{&nvml->handle, "nvmlDeviceGetHandleByPciBusId_v2"},
 		{&nvml->peer_status, "nvmlDeviceGetP2PStatus"},
 		{&nvml->ancestor, "nvmlDeviceGetTopologyCommonAncestor"},
+		{&nvml->clock, "nvmlDeviceGetClockInfo"},
+		{&nvml->most_clock, "nvmlDeviceGetMaxClockInfo"},
 	};
 	for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++) {
 		void *function = library ? dlsym(library, symbols[i].symbol) : NULL;
@@ -77,6 +84,20 @@ void cuda_device_links(const char *pci_bus_id, const char *const *others, int co
 			out[i] = link_of(&nvml, one, other);
 	}
 	nvml.shutdown();
+}
+
+int cuda_device_clocks(const char *pci_bus_id, struct cuda_clocks *out)
+{
+	struct nvml nvml;
+	void *device;
+	if (nvml_open(&nvml))
+		return -1;
+	int result = nvml.handle(pci_bus_id, &device) || nvml.clock(device, NVML_CLOCK_SM, &out->sm) ||
+		     nvml.clock(device, NVML_CLOCK_MEMORY, &out->memory) ||
+		     nvml.most_clock(device, NVML_CLOCK_SM, &out->most_sm) ||
+		     nvml.most_clock(device, NVML_CLOCK_MEMORY, &out->most_memory) ? -1 : 0;
+	nvml.shutdown();
+	return result;
 }
 
 const char *cuda_link_name(enum cuda_link link)
