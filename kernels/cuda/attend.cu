@@ -49,8 +49,8 @@ struct attend_parameters {
 	bool alone;		/* STAGES_ALONE, not STAGES */
 };
 
-/* How a warp stands along keys and values of W; D: a power of two from head_dim up. */
-template <typename W, int D> struct attend_form {
+/* How a warp stands along keys and values of W; D: a power of two from head_dim up; G: query heads. */
+template <typename W, int D, int G> struct attend_form {
 	static constexpr int LANES = D / PIECE<W> < 32 ? D / PIECE<W> : 32; /* along one key */
 	static constexpr int PIECES = D / PIECE<W> / LANES;	/* of a lane */
 	static constexpr int N = PIECES * PIECE<W>;		/* dimensions of a lane */
@@ -60,6 +60,13 @@ template <typename W, int D> struct attend_form {
 	static constexpr int UNIT = DEPTH * ABREAST;
 	static constexpr int STAGE = 2 * DEPTH * PIECES * THREADS; /* 16-byte pieces, of all warps */
 	static_assert(KV_BLOCK % UNIT == 0, "a unit lies in one block of the cache");
+	/* Of the scores g * DEPTH + u of a stage a lane gets HELD, all of one head; APART lanes have the same. */
+	static constexpr int SCORES = G * DEPTH;
+	static constexpr int HELD = SCORES > LANES ? SCORES / LANES : 1;
+	static constexpr int APART = LANES * HELD / SCORES;
+	static_assert(DEPTH % HELD == 0, "the scores that a lane holds are of one head");
+	/* Lanes of a head, each with other positions: from 0 * APART on to this. */
+	static constexpr int HEAD_LANES = DEPTH / HELD * APART;
 
 	/* The i-th four dimensions of a lane, counted in fours. */
 	static __device__ __forceinline__ int quad(int part, int i)
@@ -174,46 +181,46 @@ __device__ __forceinline__ float power_of_two(float x)
 /* The maximum of no positions. Not -inf: minus itself that were no number. */
 __device__ constexpr float NOTHING = -FLT_MAX;
 
-/* The running softmax of one query head over some positions. */
-template <int N> struct partial {
-	float max, sum, value[N];
+/* The running softmax of some query heads over the positions of a lane group: maximum and sum of the
+ * lane's own head, the sum only over its own positions; weighted values of all. */
+template <int G, int N> struct attend_state {
+	float max, sum, value[G][N];
 };
-
-template <int N> __device__ __forceinline__ void partial_scale(struct partial<N> &p, float max)
-{
-	float factor = power_of_two(p.max - max);
-	p.max = max;
-	p.sum *= factor;
-#pragma unroll
-	for (int i = 0; i < N; i++)
-		p.value[i] *= factor;
-}
-
-/* Joins the lane groups of a warp: lanes `bit` apart hold the same dimensions. */
-template <int N> __device__ __forceinline__ void partial_join(struct partial<N> &p, int lanes)
-{
-	for (int bit = lanes; bit < 32; bit *= 2) {
-		partial_scale(p, fmaxf(p.max, __shfl_xor_sync(0xffffffffu, p.max, bit)));
-		p.sum += __shfl_xor_sync(0xffffffffu, p.sum, bit);
-#pragma unroll
-		for (int i = 0; i < N; i++)
-			p.value[i] += __shfl_xor_sync(0xffffffffu, p.value[i], bit);
-	}
-}
 
 __device__ __forceinline__ bool between(int x, int low, int high)
 {
 	return (unsigned)(x - low) < (unsigned)(high - low);
 }
 
+/* Adds up VALUES values over groups of LANES lanes, both powers of two. Of the sums a lane has, at the front, as
+ * many as there are for each, from its own share on: half the values change sides at each step, which takes far
+ * fewer shuffles than all of them at every step. N: values that the lane still has. */
+template <int LANES, int VALUES, int N = VALUES>
+__device__ __forceinline__ void lane_sums(float (&v)[VALUES], int lane)
+{
+	constexpr int bit = LANES / 2;
+	if constexpr (bit >= 1) {
+		const bool upper = lane & bit;
+		if constexpr (N == 1)
+			v[0] += __shfl_xor_sync(0xffffffffu, v[0], bit);
+#pragma unroll
+		for (int i = 0; i < N / 2; i++) {
+			float low = v[i], high = v[i + N / 2];
+			v[i] = (upper ? high : low) + __shfl_xor_sync(0xffffffffu, upper ? low : high, bit);
+		}
+		lane_sums<bit, VALUES, N == 1 ? 1 : N / 2>(v, lane);
+	}
+}
+
 /* Takes the positions of a stage into the state. `stage` is the thread's first piece there, `at` its
  * first position; those outside [begin, end) don't count, their values are zero. */
 template <typename W, int D, int G, int N>
 __device__ __forceinline__ void attend_unit(const uint4 *stage, int at, int begin, int end,
-					    const float (&query)[G][N], struct partial<N> (&state)[G])
+					    const float (&query)[G][N], struct attend_state<G, N> &state)
 {
-	typedef attend_form<W, D> F;
-	float score[F::DEPTH][G];
+	typedef attend_form<W, D, G> F;
+	const int part = (int)(threadIdx.x % F::LANES), held = part / F::APART * F::HELD;
+	float score[F::SCORES], top = state.max;
 	auto fetch = [&](int u, int which, float (&to)[N]) {
 #pragma unroll
 		for (int i = 0; i < F::PIECES; i++)
@@ -231,19 +238,33 @@ __device__ __forceinline__ void attend_unit(const uint4 *stage, int at, int begi
 #pragma unroll
 			for (int i = 0; i < N; i++)
 				dot += query[g][i] * k[i];
-#pragma unroll
-			for (int bit = F::LANES / 2; bit; bit /= 2)
-				dot += __shfl_xor_sync(0xffffffffu, dot, bit);
-			score[u][g] = between(at + u * F::ABREAST, begin, end) ? dot : -INFINITY;
+			score[g * F::DEPTH + u] = dot;
 		}
+	}
+	lane_sums<F::LANES>(score, part);
+#pragma unroll
+	for (int h = 0; h < F::HELD; h++) {
+		if (!between(at + (held + h) % F::DEPTH * F::ABREAST, begin, end))
+			score[h] = -INFINITY;
+		top = fmaxf(top, score[h]);
+	}
+#pragma unroll
+	for (int bit = F::APART; bit < F::HEAD_LANES; bit *= 2)
+		top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, bit));
+	const float factor = power_of_two(state.max - top);
+	state.max = top;
+	state.sum *= factor;
+#pragma unroll
+	for (int h = 0; h < F::HELD; h++) {
+		score[h] = power_of_two(score[h] - top);
+		state.sum += score[h];
 	}
 #pragma unroll
 	for (int g = 0; g < G; g++) {
-		float max = state[g].max;
+		const float times = __shfl_sync(0xffffffffu, factor, g * F::HEAD_LANES, F::LANES);
 #pragma unroll
-		for (int u = 0; u < F::DEPTH; u++)
-			max = fmaxf(max, score[u][g]);
-		partial_scale(state[g], max);
+		for (int i = 0; i < N; i++)
+			state.value[g][i] *= times;
 	}
 #pragma unroll
 	for (int u = 0; u < F::DEPTH; u++) {
@@ -251,43 +272,62 @@ __device__ __forceinline__ void attend_unit(const uint4 *stage, int at, int begi
 		fetch(u, 1, v);
 #pragma unroll
 		for (int g = 0; g < G; g++) {
-			float weight = power_of_two(score[u][g] - state[g].max);
-			state[g].sum += weight;
+			const int n = g * F::DEPTH + u;
+			const float weight = __shfl_sync(0xffffffffu, score[n % F::HELD], n / F::HELD * F::APART,
+							 F::LANES);
 #pragma unroll
 			for (int i = 0; i < N; i++)
-				state[g].value[i] += weight * v[i];
+				state.value[g][i] += weight * v[i];
 		}
 	}
 }
 
 /* ---- joining ---------------------------------------------------------------------------------- */
 
-/* Sends the warp's partial result to the blocks that join it. */
+/* Joins the warp's lane groups, and sends the result to the blocks that join it with others. */
 template <typename W, int D, int G, int N>
-__device__ __forceinline__ void attend_send(struct attend_inbox<D, G> &inbox, struct partial<N> (&state)[G],
+__device__ __forceinline__ void attend_send(struct attend_inbox<D, G> &inbox, const struct attend_state<G, N> &state,
 					    int rank, int spread)
 {
-	typedef attend_form<W, D> F;
+	typedef attend_form<W, D, G> F;
 	const int lane = (int)(threadIdx.x % 32), warp = (int)(threadIdx.x / 32);
+	float most = state.max, sum = state.sum;
 
 #pragma unroll
-	for (int g = 0; g < G; g++)
-		partial_join(state[g], F::LANES);
+	for (int bit = F::APART; bit < F::HEAD_LANES; bit *= 2)
+		sum += __shfl_xor_sync(0xffffffffu, sum, bit);
+#pragma unroll
+	for (int bit = F::LANES; bit < 32; bit *= 2)
+		most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, bit));
+	const float factor = power_of_two(state.max - most);
+	sum *= factor;
+#pragma unroll
+	for (int bit = F::LANES; bit < 32; bit *= 2)
+		sum += __shfl_xor_sync(0xffffffffu, sum, bit);
 #pragma unroll
 	for (int g = 0; g < G; g++) {
+		const float times = __shfl_sync(0xffffffffu, factor, g * F::HEAD_LANES, F::LANES);
+		const float2 scale = make_float2(__shfl_sync(0xffffffffu, most, g * F::HEAD_LANES),
+						 __shfl_sync(0xffffffffu, sum, g * F::HEAD_LANES));
+		float v[N];
+#pragma unroll
+		for (int i = 0; i < N; i++) {
+			v[i] = state.value[g][i] * times;
+#pragma unroll
+			for (int bit = F::LANES; bit < 32; bit *= 2)
+				v[i] += __shfl_xor_sync(0xffffffffu, v[i], bit);
+		}
 		if (lane < F::LANES) {
 #pragma unroll
 			for (int i = 0; i < N / 4; i++) {
-				const float *v = state[g].value + 4 * i;
 				unsigned place = (unsigned)F::quad(lane, i) << spread;
 				inbox_put(&inbox.value[warp][g * (D / 4) + place % (D / 4) + rank],
-					  make_float4(v[0], v[1], v[2], v[3]), &inbox.arrived, place / (D / 4),
-					  spread);
+					  make_float4(v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]),
+					  &inbox.arrived, place / (D / 4), spread);
 			}
 		}
 		if (lane < 1 << spread)
-			inbox_put(&inbox.scale[warp][g][rank], make_float2(state[g].max, state[g].sum),
-				  &inbox.arrived, lane, spread);
+			inbox_put(&inbox.scale[warp][g][rank], scale, &inbox.arrived, lane, spread);
 	}
 }
 
@@ -429,7 +469,7 @@ __device__ __forceinline__ void attend_join_left(const struct attend_parameters 
 template <typename W, int D, int G>
 __global__ void __launch_bounds__(THREADS, 4) attend_kernel(const __grid_constant__ struct attend_parameters p)
 {
-	typedef attend_form<W, D> F;
+	typedef attend_form<W, D, G> F;
 	extern __shared__ uint4 ring[];
 	__shared__ struct attend_inbox<D, G> inbox;
 	const int lane = (int)(threadIdx.x % 32), warp = (int)(threadIdx.x / 32), part = lane % F::LANES;
@@ -505,9 +545,9 @@ __global__ void __launch_bounds__(THREADS, 4) attend_kernel(const __grid_constan
 	}
 
 	float query[G][F::N];
-	struct partial<F::N> state[G];
+	struct attend_state<G, F::N> state = {NOTHING};
 #pragma unroll
-	for (int g = 0; g < G; g++) {
+	for (int g = 0; g < G; g++)
 #pragma unroll
 		for (int i = 0; i < F::N / 4; i++) {
 			const int d = 4 * F::quad(part, i);
@@ -520,12 +560,6 @@ __global__ void __launch_bounds__(THREADS, 4) attend_kernel(const __grid_constan
 			query[g][4 * i + 2] = q.z * p.scale;
 			query[g][4 * i + 3] = q.w * p.scale;
 		}
-		state[g].max = NOTHING;
-		state[g].sum = 0;
-#pragma unroll
-		for (int i = 0; i < F::N; i++)
-			state[g].value[i] = 0;
-	}
 	if (late)
 		copy_wait<0>();
 	for (int n = 0, stage = 0, unit = own; unit <= last; n++, unit += warps) {
@@ -569,13 +603,13 @@ template <typename F> static int for_attend(const struct cuda_backend *b, F f)
 			return f(b->group_max == 1 ? one : several, (size_t)stage * sizeof(uint4));
 		};
 		return dim <= 32 ? with(attend_kernel<W, 32, 1>, attend_kernel<W, 32, ATTEND_HEADS>,
-					attend_form<W, 32>::STAGE)
+					attend_form<W, 32, 1>::STAGE)
 		     : dim <= 64 ? with(attend_kernel<W, 64, 1>, attend_kernel<W, 64, ATTEND_HEADS>,
-					attend_form<W, 64>::STAGE)
+					attend_form<W, 64, 1>::STAGE)
 		     : dim <= 128 ? with(attend_kernel<W, 128, 1>, attend_kernel<W, 128, ATTEND_HEADS>,
-					 attend_form<W, 128>::STAGE)
+					 attend_form<W, 128, 1>::STAGE)
 		     : with(attend_kernel<W, 256, 1>, attend_kernel<W, 256, ATTEND_HEADS>,
-			    attend_form<W, 256>::STAGE);
+			    attend_form<W, 256, 1>::STAGE);
 	});
 }
 

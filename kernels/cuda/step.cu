@@ -235,8 +235,9 @@ static void split_contexts(struct cuda_backend *b, int context)
 	if (!units)
 		return;
 	/* A few clusters leave much of the GPU idle, which is worse than what it costs to join through global
-	 * memory once contexts are long. */
-	if (b->programmatic && (context <= CLUSTER_CONTEXT || units * ATTEND_CLUSTER * 2 >= b->multiprocessors)) {
+	 * memory once contexts are long, or middling where every key is multiplied by several heads. */
+	int enough = CLUSTER_CONTEXT / (b->group_max > 1 ? 2 : 1);
+	if (b->programmatic && (context <= enough || units * ATTEND_CLUSTER * 2 >= b->multiprocessors)) {
 		while (d->cluster < ATTEND_CLUSTER && d->cluster * 2 <= most &&
 		       d->cluster * 2 * units <= ATTEND_RESIDENT)
 			d->cluster *= 2;
