@@ -213,9 +213,10 @@ __device__ __forceinline__ void lane_sums(float (&v)[VALUES], int lane)
 }
 
 /* Takes the positions of a stage into the state. `stage` is the thread's first piece there, `at` its
- * first position; those outside [begin, end) don't count, their values are zero. */
+ * first position; those outside [begin, end) don't count, their values are zero. The query is scaled with its
+ * products, so that nothing waits for it before the keys are there. */
 template <typename W, int D, int G, int N>
-__device__ __forceinline__ void attend_unit(const uint4 *stage, int at, int begin, int end,
+__device__ __forceinline__ void attend_unit(const uint4 *stage, int at, int begin, int end, float scale,
 					    const float (&query)[G][N], struct attend_state<G, N> &state)
 {
 	typedef attend_form<W, D, G> F;
@@ -244,8 +245,8 @@ __device__ __forceinline__ void attend_unit(const uint4 *stage, int at, int begi
 	lane_sums<F::LANES>(score, part);
 #pragma unroll
 	for (int h = 0; h < F::HELD; h++) {
-		if (!between(at + (held + h) % F::DEPTH * F::ABREAST, begin, end))
-			score[h] = -INFINITY;
+		const bool there = between(at + (held + h) % F::DEPTH * F::ABREAST, begin, end);
+		score[h] = there ? score[h] * scale : -INFINITY;
 		top = fmaxf(top, score[h]);
 	}
 #pragma unroll
@@ -555,10 +556,10 @@ __global__ void __launch_bounds__(THREADS, 4) attend_kernel(const __grid_constan
 			if (g < count && d < p.head_stride)
 				q = *(const float4 *)&p.query[((size_t)single.token * p.query_heads + first + g) *
 							      p.head_stride + d];
-			query[g][4 * i] = q.x * p.scale;
-			query[g][4 * i + 1] = q.y * p.scale;
-			query[g][4 * i + 2] = q.z * p.scale;
-			query[g][4 * i + 3] = q.w * p.scale;
+			query[g][4 * i] = q.x;
+			query[g][4 * i + 1] = q.y;
+			query[g][4 * i + 2] = q.z;
+			query[g][4 * i + 3] = q.w;
 		}
 	if (late)
 		copy_wait<0>();
@@ -568,7 +569,7 @@ __global__ void __launch_bounds__(THREADS, 4) attend_kernel(const __grid_constan
 		else
 			copy_wait<STAGES - 1>();
 		attend_unit<W, D>(ring + stage * F::STAGE + threadIdx.x, unit * F::UNIT + lane / F::LANES, begin,
-				  end, query, state);
+				  end, p.scale, query, state);
 		if ((n + stages) % 32 == 0)
 			blocks = blocks_from(n + stages);
 		copy(n + stages, stage, 0, INT_MAX);
