@@ -192,6 +192,28 @@ __device__ __forceinline__ bool between(int x, int low, int high)
 	return (unsigned)(x - low) < (unsigned)(high - low);
 }
 
+/* The lane's dimensions of `count` query heads, zeros for further ones. */
+template <typename W, int D, int G, int N>
+__device__ __forceinline__ void attend_query(const struct attend_parameters &p, int token, int first, int count,
+					     float (&query)[G][N])
+{
+	typedef attend_form<W, D, G> F;
+	const float *from = p.query + ((size_t)token * p.query_heads + first) * p.head_stride;
+#pragma unroll
+	for (int g = 0; g < G; g++)
+#pragma unroll
+		for (int i = 0; i < N / 4; i++) {
+			const int d = 4 * F::quad((int)(threadIdx.x % F::LANES), i);
+			float4 q = make_float4(0, 0, 0, 0);
+			if (g < count && d < p.head_stride)
+				q = *(const float4 *)&from[g * p.head_stride + d];
+			query[g][4 * i] = q.x;
+			query[g][4 * i + 1] = q.y;
+			query[g][4 * i + 2] = q.z;
+			query[g][4 * i + 3] = q.w;
+		}
+}
+
 /* Adds up VALUES values over groups of LANES lanes, both powers of two. Of the sums a lane has, at the front, as
  * many as there are for each, from its own share on: half the values change sides at each step, which takes far
  * fewer shuffles than all of them at every step. N: values that the lane still has. */
@@ -546,21 +568,8 @@ __global__ void __launch_bounds__(THREADS, 4) attend_kernel(const __grid_constan
 	}
 
 	float query[G][F::N];
+	attend_query<W, D>(p, single.token, first, count, query);
 	struct attend_state<G, F::N> state = {NOTHING};
-#pragma unroll
-	for (int g = 0; g < G; g++)
-#pragma unroll
-		for (int i = 0; i < F::N / 4; i++) {
-			const int d = 4 * F::quad(part, i);
-			float4 q = make_float4(0, 0, 0, 0);
-			if (g < count && d < p.head_stride)
-				q = *(const float4 *)&p.query[((size_t)single.token * p.query_heads + first + g) *
-							      p.head_stride + d];
-			query[g][4 * i] = q.x;
-			query[g][4 * i + 1] = q.y;
-			query[g][4 * i + 2] = q.z;
-			query[g][4 * i + 3] = q.w;
-		}
 	if (late)
 		copy_wait<0>();
 	for (int n = 0, stage = 0, unit = own; unit <= last; n++, unit += warps) {
