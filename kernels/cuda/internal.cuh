@@ -66,6 +66,11 @@ struct attend_tile {
 	int32_t first, count, sequence;
 };
 
+/* A single token of attend.cu. Positions below `ready` were in the cache before the step. */
+struct alignas(16) attend_single {
+	int32_t token, sequence, position, ready;
+};
+
 /* A part [begin, end) of the context of a single token, for one warp of attend_stream.cu. Where the
  * context is cut, its `slots` pieces leave their results in slots from first_slot on. */
 struct attend_piece {
@@ -83,7 +88,8 @@ struct cuda_rows {
 struct cuda_step {
 	int32_t tokens, sequences, logit_rows;
 	int32_t table_stride;	    /* row length of table */
-	int32_t splits;		    /* parts into which attention over a context is split */
+	int32_t splits;		    /* parts into which attention over a context is split, */
+	int32_t cluster;	    /* all of them a cluster, or 1: see attend.cu */
 	int32_t single_count;	    /* tokens that attend one by one in attend.cu, */
 	int32_t piece_count;	    /* those of attend_stream.cu in so many pieces, */
 	int32_t tile_count;	    /* and the others in so many tiles; in the order of tokens */
@@ -91,7 +97,7 @@ struct cuda_step {
 	const int32_t *sequence_of; /* [tokens] */
 	const int32_t *slots;	    /* [tokens]: block * KV_BLOCK + slot of the token's own key */
 	const int32_t *logit_tokens;
-	const int32_t *single;	    /* [single_count] */
+	const struct attend_single *single; /* [single_count] */
 	const struct attend_piece *pieces; /* [piece_count] */
 	const struct attend_tile *tiles; /* [tile_count] */
 	const float *growth;	    /* [sequences], or NULL */
@@ -263,24 +269,41 @@ bool cuda_ok(const struct cuda_backend *, struct error *err, cudaError_t status,
 bool cublas_ok(const struct cuda_backend *, struct error *err, cublasStatus_t status,
 	       const char *what);
 
-/* Launches a kernel on the backend's stream. Returns 0 or -1. */
+/* Launches a kernel on the backend's stream, in clusters of so many blocks where that is more than
+ * one. Returns 0 or -1. */
 template <typename... P, typename... A>
-static int kernel_launch(struct cuda_backend *b, struct error *err, const char *name,
-			 void (*kernel)(P...), dim3 grid, dim3 threads, size_t shared, A... arguments)
+static int cluster_launch(struct cuda_backend *b, struct error *err, const char *name, void (*kernel)(P...),
+			  dim3 cluster, dim3 grid, dim3 threads, size_t shared, A... arguments)
 {
 	cudaLaunchConfig_t config = {};
-	cudaLaunchAttribute overlap = {};
+	cudaLaunchAttribute attributes[2] = {};
 
-	overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-	overlap.val.programmaticStreamSerializationAllowed = 1;
 	config.gridDim = grid;
 	config.blockDim = threads;
 	config.dynamicSmemBytes = shared;
 	config.stream = b->stream;
-	config.attrs = &overlap;
-	config.numAttrs = b->programmatic && !b->plain_next ? 1 : 0;
+	config.attrs = attributes;
+	if (b->programmatic && !b->plain_next) {
+		cudaLaunchAttribute *overlap = &attributes[config.numAttrs++];
+		overlap->id = cudaLaunchAttributeProgrammaticStreamSerialization;
+		overlap->val.programmaticStreamSerializationAllowed = 1;
+	}
+	if (cluster.x * cluster.y * cluster.z > 1) {
+		cudaLaunchAttribute *size = &attributes[config.numAttrs++];
+		size->id = cudaLaunchAttributeClusterDimension;
+		size->val.clusterDim.x = cluster.x;
+		size->val.clusterDim.y = cluster.y;
+		size->val.clusterDim.z = cluster.z;
+	}
 	b->plain_next = false;
 	return cuda_ok(b, err, cudaLaunchKernelEx(&config, kernel, P(arguments)...), name) ? 0 : -1;
+}
+
+template <typename... P, typename... A>
+static int kernel_launch(struct cuda_backend *b, struct error *err, const char *name,
+			 void (*kernel)(P...), dim3 grid, dim3 threads, size_t shared, A... arguments)
+{
+	return cluster_launch(b, err, name, kernel, dim3(1), grid, threads, shared, arguments...);
 }
 
 /* Calls f with a value of the shape's element type: f(float()), f(__half()) or f(__nv_bfloat16()). */
@@ -369,6 +392,7 @@ int peers_settle_norm(struct cuda_backend *, const float *norm, struct error *er
 
 /* ---- attend.cu, attend_stream.cu, attend_tile.cu -------------------------------------------- */
 /* Each serves its share of the part's tokens, and launches nothing where it has none. */
+int attend_prepare(struct cuda_backend *, struct error *err);
 int attend_launch(struct cuda_backend *, int32_t layer, struct error *err);
 /* Whether single tokens can go through attend_stream.cu, and its warps for one piece and KV head. */
 bool attend_stream_fits(const struct cuda_backend *);

@@ -22,7 +22,9 @@ enum {
 	GEMV_TOKENS = 8,	  /* up to so many rows of input, the matrix-vector kernels run */
 	SMALL_TOKENS = 16,	  /* steps of up to so many are recorded, and may add through peers' memory */
 	ATTEND_HEADS = 4,	  /* query heads that one attention block serves */
-	ATTEND_BLOCKS = 512,	  /* the context is split until there are about so many blocks */
+	ATTEND_BLOCKS = 512,	  /* the context is split until there are about so many blocks, */
+	ATTEND_CLUSTER = 8,	  /* or where the parts are clusters, of at most so many blocks, */
+	ATTEND_RESIDENT = 384,	  /* while there are no more than this: three a multiprocessor */
 	ATTEND_WARPS = 1024,	  /* contexts of many tokens are cut into about so many parts, and */
 	ATTEND_PIECE = 128,	  /* not below so many positions */
 	ATTEND_TILE = 64,	  /* tokens of a sequence that one prefill block serves */

@@ -13,7 +13,7 @@
 
 /* Contexts of a step count as the next power of two from this on. Each such form costs one step
  * unrecorded and one recording; parts of a context that turn out empty cost next to nothing. */
-enum { CONTEXT_MIN = 256, SPLIT_MIN = 32, CONTEXT_WHOLE = 1024 };
+enum { CONTEXT_MIN = 256, SPLIT_MIN = 32, CLUSTER_CONTEXT = 4096, CONTEXT_WHOLE = 1024 };
 
 static int check_step(const struct cuda_backend *b, const struct step *s, struct error *err)
 {
@@ -101,7 +101,7 @@ static struct cuda_part *part_of(struct cuda_backend *b, int32_t token)
  * about ATTEND_WARPS of them and no warp has much more to do than its share. A context that is
  * cut gets fewer than twice as many pieces as its length divided by theirs, hence all together
  * fewer than 2 * ATTEND_WARPS / (kv_heads * tiles). */
-static void pack_pieces(struct cuda_backend *b, const struct step *s, const int32_t *single, size_t *used)
+static void pack_pieces(struct cuda_backend *b, const struct attend_single *single, size_t *used)
 {
 	struct cuda_step *d = &b->step;
 	int64_t total = 0, length = ATTEND_PIECE, across = b->options.shape.kv_heads * attend_stream_tiles(b);
@@ -109,21 +109,21 @@ static void pack_pieces(struct cuda_backend *b, const struct step *s, const int3
 	int32_t slots = 0;
 
 	for (int i = 0; i < d->single_count; i++)
-		total += s->positions[single[i]] + 1;
+		total += single[i].position + 1;
 	while (length * ATTEND_WARPS < total * across)
 		length *= 2;
 	for (int i = 0; i < d->single_count; i++) {
-		int32_t count = (int32_t)(s->positions[single[i]] / length) + 1;
+		int32_t count = (int32_t)(single[i].position / length) + 1;
 		d->piece_count += count;
-		part_of(b, single[i])->pieces.count += count;
+		part_of(b, single[i].token)->pieces.count += count;
 	}
 	struct attend_piece *piece = (struct attend_piece *)pack(b, used, 6 * (size_t)d->piece_count, &device);
 	d->pieces = (const struct attend_piece *)device;
 	for (int i = 0; i < d->single_count; i++) {
-		int32_t end = s->positions[single[i]] + 1, count = (int32_t)((end - 1) / length) + 1;
+		int32_t end = single[i].position + 1, count = (int32_t)((end - 1) / length) + 1;
 		for (int32_t k = 0; k < count; k++, piece++) {
 			int64_t stop = (k + 1) * length;
-			*piece = {single[i], (int32_t)(k * length), stop < end ? (int32_t)stop : end, 0, slots, 0};
+			*piece = {single[i].token, (int32_t)(k * length), stop < end ? (int32_t)stop : end, 0, slots, 0};
 			if (count > 1) {
 				piece->slot = slots + k;
 				piece->slots = count;
@@ -171,6 +171,26 @@ static void pack_tiles(struct cuda_backend *b, const struct step *s, size_t *use
 		}
 }
 
+/* From which position on a sequence sees keys and values of this step: its own, or in blocks that it
+ * shares those of the sequences before it. */
+static int32_t ready_positions(const struct step *s, int sequence)
+{
+	const int32_t *table = s->block_table + (size_t)sequence * s->max_blocks;
+	int32_t ready = s->positions[s->first_token[sequence]];
+
+	if (s->tokens > SMALL_TOKENS) /* what it takes to know is not worth it */
+		return 0;
+	for (int i = 0; i < sequence; i++) {
+		int32_t first = s->positions[s->first_token[i]], last = s->positions[s->first_token[i + 1] - 1];
+		for (int32_t k = first / KV_BLOCK; k <= last / KV_BLOCK && k * KV_BLOCK < ready; k++) {
+			int32_t filled = first > k * KV_BLOCK ? first : k * KV_BLOCK;
+			if (s->block_table[(size_t)i * s->max_blocks + k] == table[k] && filled < ready)
+				ready = filled;
+		}
+	}
+	return ready;
+}
+
 /* Divides the tokens among the attention kernels: those of sequences that bring several go into
  * tiles where that kernel can be had; the others go one by one, in a step of few tokens or where
  * attend_stream.cu can't be had, or in pieces. */
@@ -178,14 +198,18 @@ static void pack_attention(struct cuda_backend *b, const struct step *s, size_t 
 {
 	struct cuda_step *d = &b->step;
 	bool tiles = attend_tile_fits(b);
-	int32_t *single = pack(b, used, (size_t)s->tokens, &d->single);
+	const int32_t *device;
+	struct attend_single *single = (struct attend_single *)pack(b, used, 4 * (size_t)s->tokens, &device);
+	d->single = (const struct attend_single *)device;
 
 	for (int i = 0; i < s->sequences; i++)
-		if (!tiles || s->first_token[i + 1] - s->first_token[i] == 1)
+		if (!tiles || s->first_token[i + 1] - s->first_token[i] == 1) {
+			int32_t ready = ready_positions(s, i);
 			for (int t = s->first_token[i]; t < s->first_token[i + 1]; t++) {
-				single[d->single_count++] = t;
+				single[d->single_count++] = {t, i, s->positions[t], ready};
 				part_of(b, t)->singles.count++;
 			}
+		}
 	if (tiles)
 		pack_tiles(b, s, used);
 	/* Pieces differ from step to step and cannot be recorded: of few tokens only long contexts are
@@ -193,10 +217,35 @@ static void pack_attention(struct cuda_backend *b, const struct step *s, size_t 
 	bool cut = s->tokens > SMALL_TOKENS ||
 		   (s->tokens > GEMV_TOKENS && d->table_stride > CONTEXT_WHOLE / KV_BLOCK);
 	if (d->single_count && attend_stream_fits(b) && cut)
-		pack_pieces(b, s, single, used);
+		pack_pieces(b, single, used);
 	b->parts[1].singles.first = b->parts[0].singles.count;
 	b->parts[1].pieces.first = b->parts[0].pieces.count;
 	b->parts[1].tiles.first = b->parts[0].tiles.count;
+}
+
+/* Decides into how many parts attend.cu splits contexts of up to `context` positions. */
+static void split_contexts(struct cuda_backend *b, int context)
+{
+	struct cuda_step *d = &b->step;
+	int64_t units = (int64_t)d->single_count * b->options.shape.kv_heads *
+			((b->group_max + ATTEND_HEADS - 1) / ATTEND_HEADS);
+	int most = context / SPLIT_MIN;
+
+	d->splits = d->cluster = 1;
+	if (!units)
+		return;
+	/* A few clusters leave much of the GPU idle, which is worse than what it costs to join through global
+	 * memory once contexts are long, or middling where every key is multiplied by several heads. */
+	int enough = CLUSTER_CONTEXT / (b->group_max > 1 ? 2 : 1);
+	if (b->programmatic && (context <= enough || units * ATTEND_CLUSTER * 2 >= b->multiprocessors)) {
+		while (d->cluster < ATTEND_CLUSTER && d->cluster * 2 <= most &&
+		       d->cluster * 2 * units <= ATTEND_RESIDENT)
+			d->cluster *= 2;
+		d->splits = d->cluster;
+		return;
+	}
+	most = ATTEND_BLOCKS / units < most ? (int)(ATTEND_BLOCKS / units) : most;
+	d->splits = most > 1 ? most : 1;
 }
 
 /* The rows that a projection will read. */
@@ -256,12 +305,7 @@ static int pack_step(struct cuda_backend *b, const struct step *s, struct error 
 		}
 	}
 
-	int64_t units = (int64_t)d->single_count * b->options.shape.kv_heads *
-			((b->group_max + ATTEND_HEADS - 1) / ATTEND_HEADS);
-	int splits = units > 0 ? (int)(ATTEND_BLOCKS / units) : 1;
-	splits = splits < context / SPLIT_MIN ? splits : context / SPLIT_MIN;
-	d->splits = splits > 1 ? splits : 1;
-
+	split_contexts(b, context);
 	if (!cuda_ok(b, err, cudaMemcpyAsync(b->workspace + b->layout.step, b->step_host, used,
 					     cudaMemcpyHostToDevice, b->stream), "copying the step") ||
 	    !cuda_ok(b, err, cudaEventRecord(b->step_copied, b->stream), "cudaEventRecord"))

@@ -346,6 +346,68 @@ static void long_and_short_match_cpu(void)
 	}
 }
 
+/* Few single tokens, whose contexts are split: shorter than the number of parts, around the ends of
+ * blocks and parts, more than the first copies of all warps. */
+static void split_contexts_match_cpu(void)
+{
+	static const int32_t heads[][3] = {{8, 8, 128}, {8, 2, 128}, {18, 1, 64}, {8, 1, 256}, {9, 3, 24}};
+	static const int around[] = {15, 16, 31, 32, 63, 127, 128, 255, 256, 257, 511, 700};
+	for (int round = 0; round < 30; round++) {
+		const int32_t *shape = heads[round % 5];
+		struct large l = {.layers = 2, .hidden = 128, .head_dim = shape[2], .query_heads = shape[0],
+				  .kv_heads = shape[1], .intermediate = 128, .vocab = 300,
+				  .dtype = (enum dtype)(round / 5 % 3), .windows = {0, round % 2 ? 5 : 130}};
+		int lengths[16], sequences = round < 15 ? 16 : 1 + (int)test_int(0, 2);
+		for (int i = 0; i < sequences; i++)
+			lengths[i] = round < 15 ? 1 + i : around[test_int(0, 11)];
+		compare_large(&l, sequences, lengths, 0);
+	}
+	/* So many heads that contexts stay whole. */
+	for (int dtype = 0; dtype < 3; dtype++) {
+		struct large l = {.layers = 1, .hidden = 128, .head_dim = 128, .query_heads = 32, .kv_heads = 32,
+				  .intermediate = 128, .vocab = 300, .dtype = (enum dtype)dtype};
+		int lengths[] = {1100, 600, 1, 5, 40, 90, 300};
+		compare_large(&l, 7, lengths, 0);
+	}
+}
+
+/* Sequences that share a block whose last place one of them fills in the same step, all of them singles. */
+static void newest_shared_match_cpu(void)
+{
+	enum { SEQUENCES = 4, BLOCKS = 3 };
+	for (int dtype = 0; dtype < 3; dtype++) {
+		struct large l = {.layers = 2, .hidden = 128, .head_dim = 64, .query_heads = 8, .kv_heads = 4,
+				  .intermediate = 128, .vocab = 300, .dtype = (enum dtype)dtype};
+		struct error err = {0};
+		struct backend *gpu = NULL, *cpu = NULL;
+		struct backend_shape s = large_shape(&l);
+		struct backend_options options = make_options(&s, 64, SEQUENCES, BLOCKS, SEQUENCES * BLOCKS);
+		int before[SEQUENCES] = {0}, count[SEQUENCES] = {2 * KV_BLOCK - 1, 1, 1, 1};
+		CHECK_OK(cuda_backend_open(&gpu, &options, &err), &err);
+		CHECK_OK(cpu_backend_open(&cpu, &options, &err), &err);
+		if (!gpu || !cpu)
+			return;
+		CHECK_OK(gpu->ops->load_random(gpu, 7, &err), &err);
+		CHECK_OK(cpu->ops->load_random(cpu, 7, &err), &err);
+		CHECK_OK(gpu->ops->load_end(gpu, &err), &err);
+		CHECK_OK(cpu->ops->load_end(cpu, &err), &err);
+		for (int i = 0; i < 2; i++) {
+			struct batch_step b;
+			batch_open(&b, SEQUENCES, before, count, l.vocab, BLOCKS, SEQUENCES);
+			for (int k = 1; i && k < SEQUENCES; k++)
+				memcpy(&b.blocks[k * BLOCKS], b.blocks, 2 * sizeof *b.blocks);
+			compare_backends(gpu, cpu, &s, &b.step);
+			batch_close(&b);
+			before[0] = 2 * KV_BLOCK - 1;
+			for (int k = 1; k < SEQUENCES; k++)
+				before[k] = 2 * KV_BLOCK;
+			count[0] = 1;
+		}
+		gpu->ops->close(gpu);
+		cpu->ops->close(cpu);
+	}
+}
+
 /* Sequences that share the first blocks of one that writes them in the same step, as singles and
  * as chunks. */
 static void shared_blocks_match_cpu(void)
@@ -711,6 +773,8 @@ int main(int argc, char **argv)
 	RUN_ASKED(batch_of_256_matches_cpu);
 	RUN_ASKED(steps_in_two_parts_match_cpu);
 	RUN_ASKED(long_and_short_match_cpu);
+	RUN_ASKED(split_contexts_match_cpu);
+	RUN_ASKED(newest_shared_match_cpu);
 	RUN_ASKED(shared_blocks_match_cpu);
 	RUN_ASKED(whole_steps_of_many_match);
 	RUN_ASKED(replay_and_repeat_give_the_same_bits);
