@@ -639,16 +639,15 @@ int attend_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	const struct backend_shape *s = &b->options.shape;
 	const struct cuda_layout *l = &b->layout;
 	const struct cuda_step *d = &b->step;
-	const struct cuda_range *singles = &b->part->singles;
 	struct attend_parameters p = {};
 
-	if (!singles->count)
+	if (!d->single_count)
 		return 0;
 	p.query = at<float>(b, l->query);
 	p.keys = cache_keys(b, layer);
 	p.values = cache_values(b, layer);
 	p.attention = d->attention;
-	p.single = d->single + singles->first;
+	p.single = d->single;
 	p.table = d->table;
 	p.groups = b->groups;
 	p.split_sum = at<float>(b, l->split_sum);
@@ -663,10 +662,10 @@ int attend_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	p.tiles = (b->group_max + ATTEND_HEADS - 1) / ATTEND_HEADS;
 	p.window = s->windows[layer];
 	p.scale = s->attention_scale * 1.44269504088896341f;
-	p.first_sequence = d->single_count == d->sequences && d->sequences == d->tokens ? singles->first : -1;
+	p.first_sequence = d->single_count == d->sequences && d->sequences == d->tokens ? 0 : -1;
 	while (1 << p.spread < d->cluster)
 		p.spread++;
-	dim3 grid((unsigned)singles->count, (unsigned)d->splits, (unsigned)(p.kv_heads * p.tiles));
+	dim3 grid((unsigned)d->single_count, (unsigned)d->splits, (unsigned)(p.kv_heads * p.tiles));
 	p.alone = b->programmatic && grid.x * grid.y * grid.z <= (unsigned)b->multiprocessors;
 	return for_attend(b, [&](attend_function kernel, size_t stage) {
 		return cluster_launch(b, err, "attend_kernel", kernel, dim3(1, (unsigned)d->cluster), grid, THREADS,

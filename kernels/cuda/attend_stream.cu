@@ -285,13 +285,13 @@ int attend_stream_launch(struct cuda_backend *b, int32_t layer, struct error *er
 	const struct cuda_layout *l = &b->layout;
 	struct stream_parameters p = {};
 
-	if (!b->part->pieces.count)
+	if (!b->step.piece_count)
 		return 0;
 	p.query = at<float>(b, l->query);
 	p.keys = cache_keys(b, layer);
 	p.values = cache_values(b, layer);
 	p.attention = b->step.attention;
-	p.pieces = b->step.pieces + b->part->pieces.first;
+	p.pieces = b->step.pieces;
 	p.positions = b->step.positions;
 	p.sequence_of = b->step.sequence_of;
 	p.table = b->step.table;
@@ -300,7 +300,7 @@ int attend_stream_launch(struct cuda_backend *b, int32_t layer, struct error *er
 	p.split_scale = at<float2>(b, l->split_scale);
 	p.split_count = at<int32_t>(b, l->split_count);
 	p.tiles = attend_stream_tiles(b);
-	p.units = b->part->pieces.count * s->kv_heads * p.tiles;
+	p.units = b->step.piece_count * s->kv_heads * p.tiles;
 	p.query_heads = s->query_heads;
 	p.kv_heads = s->kv_heads;
 	p.head_dim = s->head_dim;

@@ -466,13 +466,13 @@ int attend_tile_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	const struct cuda_layout *l = &b->layout;
 	struct tile_parameters p = {};
 
-	if (!b->part->tiles.count)
+	if (!b->step.tile_count)
 		return 0;
 	p.query = at<float>(b, l->query);
 	p.keys = cache_keys(b, layer);
 	p.values = cache_values(b, layer);
 	p.attention = b->step.attention;
-	p.tiles = b->step.tiles + b->part->tiles.first;
+	p.tiles = b->step.tiles;
 	p.positions = b->step.positions;
 	p.table = b->step.table;
 	p.groups = b->groups;
@@ -485,7 +485,7 @@ int attend_tile_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	p.table_stride = b->step.table_stride;
 	p.window = s->windows[layer];
 	p.scale = s->attention_scale * 1.44269504088896341f;
-	dim3 grid((unsigned)(b->part->tiles.count * p.kv_heads * p.group_max));
+	dim3 grid((unsigned)(b->step.tile_count * p.kv_heads * p.group_max));
 	return for_tensor(b, [&](auto w, auto d) {
 		typedef decltype(w) W;
 		constexpr int D = decltype(d)::D;

@@ -197,10 +197,8 @@ static void backend_close(struct backend *base)
 		return;
 	opener_join(&b->libraries, NULL);
 	opener_join(&b->connection, NULL);
-	cudaStream_t streams[] = {b->stream, b->sum_stream};
-	for (size_t i = 0; i < sizeof streams / sizeof *streams; i++)
-		if (streams[i])
-			cudaStreamSynchronize(streams[i]);
+	if (b->stream)
+		cudaStreamSynchronize(b->stream);
 	weights_close(b);
 	step_close(b); /* graphs go before the communicator */
 	reduce_close(b);
@@ -281,7 +279,7 @@ static int transfer(struct cuda_backend *b, enum backend_buffer buffer, float *o
 	void *packed = NULL;
 	int result = -1;
 
-	if (step_flush(b, err) || blocks_join(b, err) || (buffer == BUFFER_RESIDUAL && peers_settle(b, err)))
+	if (step_flush(b, err) || (buffer == BUFFER_RESIDUAL && peers_settle(b, err)))
 		return -1;
 	if (!count)
 		return 0;
@@ -290,6 +288,7 @@ static int transfer(struct cuda_backend *b, enum backend_buffer buffer, float *o
 	if (in)
 		dtype_convert(in, DTYPE_F32, packed, v.dtype, count);
 	b->plain_next = true;
+	b->normed = NULL;
 	if (!cuda_ok(b, err, in ? cudaMemcpy2DAsync(v.data, pitch, packed, width, width, (size_t)v.rows,
 						    cudaMemcpyHostToDevice, b->stream)
 				: cudaMemcpy2DAsync(packed, width, v.data, pitch, width, (size_t)v.rows,

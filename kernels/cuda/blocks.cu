@@ -2,19 +2,6 @@
  * blocks.cu - the transformer's blocks, each in two forms: a few tokens through the kernels of
  * gemv.cu, which take the activation, rope or residual after a product along, and for very few
  * tokens the norm before it; many tokens through cuBLAS with small kernels between.
- *
- * A large step whose sums go through NCCL has two parts, so that the links work while the products
- * do: the sum of one part's tokens runs on a stream of its own beside the next products of the other.
- *
- *   compute  qkv, attention, output of A | of B | gate, up, down of A | of B         | of A, next layer
- *   sums                                 | A    | B                   | A            | B
- *
- * Callers know nothing of it. A block that they call is done for the first part at once; for the second
- * it is deferred until a block ends with a sum, whose time it then fills, or until somebody looks
- * (blocks_join). Both parts take their blocks on one stream, one at a time, so that what lies between
- * two kernels of a block (normed, scratch) serves both. A token sees keys and values of its own part
- * and of earlier tokens, which are in the cache by then: sequences that share blocks filled in this
- * step come after the one that fills them.
  */
 #include "kernels/cuda/blocks.cuh"
 #include "kernels/cuda/internal.cuh"
@@ -46,69 +33,25 @@ static int product(struct cuda_backend *b, const void *weights, int rows, int co
 			 "cublasGemmEx") ? 0 : -1;
 }
 
-/* ---- the residual ---------------------------------------------------------------------------- */
-
-/* Adds what the part's residual lacks, if anything. With norm, also normed = RMSNorm(residual). */
-static int settle(struct cuda_backend *b, const float *norm, struct error *err)
-{
-	struct residual_debt *debt = &b->part->debt;
-	if (!debt->due)
-		return norm ? norm_launch(b, b->part->tokens.count, NULL, norm, err) : 0;
-	debt->due = false;
-	return reduce_wait(b, err) || residual_launch(b, debt, norm, err) ? -1 : 0;
-}
-
-/* normed = RMSNorm(residual) of the part's tokens. A sum that the residual owes is taken along. */
+/* normed = RMSNorm(residual) of all tokens, unless that was done with the residual. A sum that the
+ * residual owes is taken along. */
 static int norm_tokens(struct cuda_backend *b, const float *norm, struct error *err)
 {
-	return b->residual.pending ? peers_settle_norm(b, norm, err) : settle(b, norm, err);
+	bool done = b->normed == norm;
+	b->normed = NULL;
+	if (b->residual.pending)
+		return peers_settle_norm(b, norm, err);
+	return done ? 0 : norm_launch(b, b->step.tokens, NULL, norm, err);
 }
 
-/* The residual is to get that. Whoever takes its norm next does it; the kernels of gemv.cu cannot. */
-static int owe(struct cuda_backend *b, struct residual_debt debt, struct error *err)
+/* A norm that the block after this one will want of the step's tokens, or NULL where its gemv
+ * takes it along or there is no such block. */
+static const float *next_norm(const struct cuda_backend *b, int32_t layer, uint64_t norm)
 {
-	b->part->debt = debt;
-	return gemv_wide(b, b->part->tokens.count, b->layout.hidden_stride) ? settle(b, NULL, err) : 0;
+	if (layer >= b->options.shape.layers || gemv_wide(b, b->step.tokens, b->layout.hidden_stride))
+		return NULL;
+	return layer_at<float>(b, layer, norm);
 }
-
-/* ---- the parts of a step --------------------------------------------------------------------- */
-
-/* Gives the second part the blocks that only the first has had. */
-static int catch_up(struct cuda_backend *b, struct error *err)
-{
-	int result = 0;
-	b->part = &b->parts[1];
-	for (int i = 0; i < b->deferred_count && !result; i++)
-		result = b->deferred[i].block(b, b->deferred[i].layer, err);
-	b->part = b->parts;
-	b->deferred_count = 0;
-	return result;
-}
-
-/* Calls a block for the first part and, at once where it ends with a sum, for the second. */
-static int for_parts(struct cuda_backend *b, part_block *block, int32_t layer, bool sums, struct error *err)
-{
-	b->blocks_called++;
-	if (block(b, layer, err))
-		return -1;
-	if (b->part_count == 1)
-		return 0;
-	b->deferred[b->deferred_count++] = {block, layer};
-	return sums || b->deferred_count == DEFERRED ? catch_up(b, err) : 0;
-}
-
-int blocks_join(struct cuda_backend *b, struct error *err)
-{
-	int result = catch_up(b, err);
-	for (int i = 0; i < b->part_count && !result; i++) {
-		b->part = &b->parts[i];
-		result = settle(b, NULL, err);
-	}
-	b->part = b->parts;
-	return result;
-}
-
-/* ---- the blocks ------------------------------------------------------------------------------ */
 
 /* Has a gemv take the norm of the residual along, and the sum that this owes. */
 static void take_norm(struct cuda_backend *b, struct gemv *g, const float *norm)
@@ -152,12 +95,16 @@ static int normed_gemv(struct cuda_backend *b, struct gemv *g, const void *weigh
 	return 0;
 }
 
-static int embed(struct cuda_backend *b, int32_t, struct error *err)
+int block_embed(struct backend *base, struct error *err)
 {
+	struct cuda_backend *b = cuda_of(base);
 	bool is_float;
 
+	b->blocks_called++;
+	if (rope_table_launch(b, err))
+		return -1;
 	if (b->reduce == REDUCE_NONE)
-		return embed_launch(b, part_residual(b), true, false, err);
+		return embed_launch(b, b->residual.at, true, false, err);
 	if (b->step.through_peers) {
 		float *partial = at<float>(b, b->layout.part);
 		return embed_launch(b, partial, true, false, err) || peers_begin_sum(b, false, NULL, err) ||
@@ -166,27 +113,23 @@ static int embed(struct cuda_backend *b, int32_t, struct error *err)
 	void *buffer = reduce_buffer(b, &is_float);
 	if (embed_launch(b, buffer, is_float, true, err) || reduce_sum(b, true, err))
 		return -1;
-	return owe(b, {true, false, is_float, buffer, NULL}, err);
+	return residual_launch(b, buffer, is_float, false, NULL, next_norm(b, 0, b->layout.attention_norm),
+			       err);
 }
 
-int block_embed(struct backend *base, struct error *err)
+int block_qkv(struct backend *base, int32_t layer, struct error *err)
 {
 	struct cuda_backend *b = cuda_of(base);
-	return rope_table_launch(b, err) || for_parts(b, embed, 0, true, err) ? -1 : 0;
-}
-
-static int qkv(struct cuda_backend *b, int32_t layer, struct error *err)
-{
 	const struct backend_shape *s = &b->options.shape;
 	const struct cuda_layout *l = &b->layout;
 	const float *norm = layer_at<float>(b, layer, l->attention_norm);
 	void *weights = layer_at<void>(b, layer, l->qkv);
-	int tokens = b->part->tokens.count;
 
-	if (!gemv_fits(b, tokens, l->hidden_stride)) {
+	b->blocks_called++;
+	if (!gemv_fits(b, b->step.tokens, l->hidden_stride)) {
 		if (norm_tokens(b, norm, err) ||
-		    product(b, weights, l->qkv_rows, l->hidden_stride, at<void>(b, l->normed), tokens,
-			    at<void>(b, l->scratch), false, l->qkv_stride, false, err))
+		    product(b, weights, l->qkv_rows, l->hidden_stride, at<void>(b, l->normed),
+			    b->step.tokens, at<void>(b, l->scratch), false, l->qkv_stride, false, err))
 			return -1;
 		return rope_launch(b, layer, false, err);
 	}
@@ -214,20 +157,12 @@ static int qkv(struct cuda_backend *b, int32_t layer, struct error *err)
 	return gemv_launch(b, &g, err);
 }
 
-int block_qkv(struct backend *base, int32_t layer, struct error *err)
-{
-	return for_parts(cuda_of(base), qkv, layer, false, err);
-}
-
-static int attend(struct cuda_backend *b, int32_t layer, struct error *err)
-{
-	return attend_tile_launch(b, layer, err) || attend_stream_launch(b, layer, err) ||
-	       attend_launch(b, layer, err) ? -1 : 0;
-}
-
 int block_attend(struct backend *base, int32_t layer, struct error *err)
 {
-	return for_parts(cuda_of(base), attend, layer, false, err);
+	struct cuda_backend *b = cuda_of(base);
+	b->blocks_called++;
+	return attend_tile_launch(b, layer, err) || attend_stream_launch(b, layer, err) ||
+	       attend_launch(b, layer, err) ? -1 : 0;
 }
 
 /* project where the step's sums go through the peers' memory: whoever wants the residual next takes
@@ -256,20 +191,17 @@ static int project_to_peers(struct cuda_backend *b, const void *weights, struct 
 	return gemv_launch(b, &g, err);
 }
 
-/* residual += all-reduce(weights · input) + bias. columns: 0 where this rank has no part. The input is
- * wide exactly where gemv_wide says so. */
-static int project(struct cuda_backend *b, const void *weights, struct cuda_rows all, int columns,
-		   const float *bias, struct error *err)
+/* residual += all-reduce(weights · input) + bias, and the next block's norm of it. columns: 0 where
+ * this rank has no part. The input is wide exactly where gemv_wide says so. */
+static int project(struct cuda_backend *b, const void *weights, struct cuda_rows input, int columns,
+		   const float *bias, const float *norm, struct error *err)
 {
-	int hidden = b->options.shape.hidden, stride = b->layout.hidden_stride, tokens = b->part->tokens.count;
+	int hidden = b->options.shape.hidden, stride = b->layout.hidden_stride, tokens = b->step.tokens;
 	bool alone = b->reduce == REDUCE_NONE, is_float = true, published = true;
-	void *out = alone ? part_residual(b) : reduce_buffer(b, &is_float);
-	struct cuda_rows input = part_rows(b, all, columns);
+	void *out = alone ? b->residual.at : reduce_buffer(b, &is_float);
 
 	if (b->step.through_peers)
 		return project_to_peers(b, weights, input, columns, bias, err);
-	if (settle(b, NULL, err)) /* where no block has, what is due lies in that buffer still */
-		return -1;
 	if (columns == 0) {
 		if (!alone && zero_launch(b, out, (size_t)tokens * (size_t)stride * (is_float ? 4 : 2), err))
 			return -1;
@@ -294,35 +226,37 @@ static int project(struct cuda_backend *b, const void *weights, struct cuda_rows
 		published = false;
 	}
 	if (alone)
-		return bias ? owe(b, {true, true, true, NULL, bias}, err) : 0;
-	return reduce_sum(b, published, err) || owe(b, {true, true, is_float, out, bias}, err) ? -1 : 0;
-}
-
-static int project_attention(struct cuda_backend *b, int32_t layer, struct error *err)
-{
-	const struct cuda_layout *l = &b->layout;
-	return project(b, layer_at<void>(b, layer, l->output), b->step.attention, l->attention_stride,
-		       b->has_output_bias ? layer_at<float>(b, layer, l->output_bias) : NULL, err);
+		return bias ? residual_launch(b, NULL, true, true, bias, norm, err) : 0;
+	if (reduce_sum(b, published, err))
+		return -1;
+	return residual_launch(b, out, is_float, true, bias, norm, err);
 }
 
 int block_project_attention(struct backend *base, int32_t layer, struct error *err)
 {
-	return for_parts(cuda_of(base), project_attention, layer, true, err);
+	struct cuda_backend *b = cuda_of(base);
+	const struct cuda_layout *l = &b->layout;
+	b->blocks_called++;
+	return project(b, layer_at<void>(b, layer, l->output), b->step.attention, l->attention_stride,
+		       b->has_output_bias ? layer_at<float>(b, layer, l->output_bias) : NULL,
+		       next_norm(b, layer, l->mlp_norm), err);
 }
 
-static int gate_up(struct cuda_backend *b, int32_t layer, struct error *err)
+int block_gate_up(struct backend *base, int32_t layer, struct error *err)
 {
+	struct cuda_backend *b = cuda_of(base);
 	const struct backend_shape *s = &b->options.shape;
 	const struct cuda_layout *l = &b->layout;
 	const float *norm = layer_at<float>(b, layer, l->mlp_norm);
 	void *weights = layer_at<void>(b, layer, l->gate_up);
-	int rows = 2 * s->intermediate, tokens = b->part->tokens.count;
+	int rows = 2 * s->intermediate;
 
+	b->blocks_called++;
 	if (!rows)
 		return 0;
-	if (!gemv_fits(b, tokens, l->hidden_stride)) {
+	if (!gemv_fits(b, b->step.tokens, l->hidden_stride)) {
 		if (norm_tokens(b, norm, err) ||
-		    product(b, weights, rows, l->hidden_stride, at<void>(b, l->normed), tokens,
+		    product(b, weights, rows, l->hidden_stride, at<void>(b, l->normed), b->step.tokens,
 			    at<void>(b, l->scratch), false, l->gate_up_stride, false, err))
 			return -1;
 		return silu_launch(b, layer, err);
@@ -338,21 +272,14 @@ static int gate_up(struct cuda_backend *b, int32_t layer, struct error *err)
 	return gemv_launch(b, &g, err);
 }
 
-int block_gate_up(struct backend *base, int32_t layer, struct error *err)
-{
-	return for_parts(cuda_of(base), gate_up, layer, false, err);
-}
-
-static int project_mlp(struct cuda_backend *b, int32_t layer, struct error *err)
-{
-	const struct cuda_layout *l = &b->layout;
-	return project(b, layer_at<void>(b, layer, l->down), b->step.activation, l->activation_stride,
-		       b->has_down_bias ? layer_at<float>(b, layer, l->down_bias) : NULL, err);
-}
-
 int block_project_mlp(struct backend *base, int32_t layer, struct error *err)
 {
-	return for_parts(cuda_of(base), project_mlp, layer, true, err);
+	struct cuda_backend *b = cuda_of(base);
+	const struct cuda_layout *l = &b->layout;
+	b->blocks_called++;
+	return project(b, layer_at<void>(b, layer, l->down), b->step.activation, l->activation_stride,
+		       b->has_down_bias ? layer_at<float>(b, layer, l->down_bias) : NULL,
+		       next_norm(b, layer + 1, l->attention_norm), err);
 }
 
 int block_logits(struct backend *base, struct error *err)
@@ -365,8 +292,6 @@ int block_logits(struct backend *base, struct error *err)
 	int rows = b->step.logit_rows;
 
 	b->blocks_called++;
-	if (blocks_join(b, err))
-		return -1;
 	if (!rows || !s->vocab)
 		return 0;
 	bool norms = gemv_wide(b, rows, l->hidden_stride);

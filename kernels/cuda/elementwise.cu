@@ -25,17 +25,16 @@ __global__ void embed_kernel(const W *table, const int32_t *ids, int first, int 
 int embed_launch(struct cuda_backend *b, void *target, bool wire_float, bool publish, struct error *err)
 {
 	const struct backend_shape *s = &b->options.shape;
-	const int32_t *ids = b->step.ids + b->part->tokens.first;
-	dim3 grid((unsigned)b->part->tokens.count);
+	dim3 grid((unsigned)b->step.tokens);
 	return for_dtype(s->dtype, [&](auto w) {
 		typedef decltype(w) W;
 		const W *table = (const W *)(b->weights + b->layout.embedding);
 		if (wire_float)
 			return kernel_launch(b, err, "embed_kernel", embed_kernel<W, float>, grid, THREADS,
-					     0, table, ids, s->first_vocab, s->vocab, s->hidden,
+					     0, table, b->step.ids, s->first_vocab, s->vocab, s->hidden,
 					     b->layout.hidden_stride, (float *)target, publish);
 		return kernel_launch(b, err, "embed_kernel", embed_kernel<W, W>, grid, THREADS, 0, table,
-				     ids, s->first_vocab, s->vocab, s->hidden,
+				     b->step.ids, s->first_vocab, s->vocab, s->hidden,
 				     b->layout.hidden_stride, (W *)target, publish);
 	});
 }
@@ -184,18 +183,17 @@ int rope_launch(struct cuda_backend *b, int32_t layer, bool is_float, struct err
 {
 	const struct backend_shape *s = &b->options.shape;
 	const struct cuda_layout *l = &b->layout;
-	const size_t first = (size_t)b->part->tokens.first;
 	struct rope_parameters p = {};
 	p.qkv = at<void>(b, l->scratch);
 	p.bias = b->has_qkv_bias ? layer_at<float>(b, layer, l->qkv_bias) : NULL;
 	p.query_norm = s->query_key_norm ? layer_at<float>(b, layer, l->query_norm) : NULL;
 	p.key_norm = s->query_key_norm ? layer_at<float>(b, layer, l->key_norm) : NULL;
-	p.rope = at<float2>(b, l->rope) + first * (size_t)(s->head_dim / 2);
-	p.slots = b->step.slots + first;
-	p.query = at<float>(b, l->query) + first * (size_t)s->query_heads * (size_t)l->head_stride;
+	p.rope = at<float2>(b, l->rope);
+	p.slots = b->step.slots;
+	p.query = at<float>(b, l->query);
 	p.keys = cache_keys(b, layer);
 	p.values = cache_values(b, layer);
-	p.tokens = b->part->tokens.count;
+	p.tokens = b->step.tokens;
 	p.qkv_stride = l->qkv_stride;
 	p.head_dim = s->head_dim;
 	p.head_stride = l->head_stride;
@@ -297,7 +295,7 @@ static int residual_run(struct cuda_backend *b, struct residual_parameters p, bo
 			struct error *err)
 {
 	const struct backend_shape *s = &b->options.shape;
-	p.residual = p.gather ? b->residual.at : part_residual(b);
+	p.residual = b->residual.at;
 	p.normed = at<void>(b, b->layout.normed);
 	p.hidden = s->hidden;
 	p.stride = b->layout.hidden_stride;
@@ -320,15 +318,17 @@ int norm_launch(struct cuda_backend *b, int32_t rows, const int32_t *gather, con
 	return residual_run(b, p, true, rows, err);
 }
 
-int residual_launch(struct cuda_backend *b, const struct residual_debt *debt, const float *norm, struct error *err)
+int residual_launch(struct cuda_backend *b, const void *partial, bool partial_float, bool add,
+		    const float *bias, const float *norm, struct error *err)
 {
 	struct residual_parameters p = {};
-	p.partial = debt->rows;
-	p.bias = debt->bias;
+	p.partial = partial;
+	p.bias = bias;
 	p.norm = norm;
-	p.add = debt->add;
+	p.add = add;
 	p.keep = true;
-	return residual_run(b, p, debt->is_float, b->part->tokens.count, err);
+	b->normed = norm;
+	return residual_run(b, p, partial_float, b->step.tokens, err);
 }
 
 /* A thread takes N neighbouring elements. grid: tokens, parts of a row. in: [tokens][in_stride], the
@@ -371,16 +371,15 @@ int silu_launch(struct cuda_backend *b, int32_t layer, struct error *err)
 	const struct backend_shape *s = &b->options.shape;
 	const struct cuda_layout *l = &b->layout;
 	const float *bias = b->has_gate_up_bias ? layer_at<float>(b, layer, l->gate_up_bias) : NULL;
-	const struct cuda_rows out = part_rows(b, b->step.activation, l->activation_stride);
 	return for_dtype(s->dtype, [&](auto w) {
 		typedef decltype(w) W;
 		/* Where the ups begin on a 16-byte boundary, whole pieces. */
 		int run = s->intermediate % PIECE<W> ? 1 : PIECE<W>, threads = THREADS * run;
-		dim3 grid((unsigned)b->part->tokens.count, (unsigned)((s->intermediate + threads - 1) / threads));
+		dim3 grid((unsigned)b->step.tokens, (unsigned)((s->intermediate + threads - 1) / threads));
 		return kernel_launch(b, err, "silu_kernel",
 				     run == 1 ? silu_kernel<W, 1> : silu_kernel<W, PIECE<W>>, grid, THREADS, 0,
-				     at<W>(b, l->scratch), l->gate_up_stride, bias, s->intermediate, out,
-				     l->activation_stride);
+				     at<W>(b, l->scratch), l->gate_up_stride, bias, s->intermediate,
+				     b->step.activation, l->activation_stride);
 	});
 }
 

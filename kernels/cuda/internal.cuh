@@ -20,9 +20,6 @@ enum reduce_path { REDUCE_NONE, REDUCE_NCCL, REDUCE_HOST };
  * which it must be asked for (TPRUN_REDUCE=peer). */
 enum { GRAPHS = 32, PEER_RANKS = 8, PEER_RANKS_MEASURED = 4 };
 
-/* Parts of a step; blocks that one of them may be ahead of the other by. */
-enum { PARTS = 2, DEFERRED = 3 };
-
 /* In `late`: no rank is to wait for any other. */
 enum { PEERS_ABORTED = INT32_MAX };
 
@@ -92,7 +89,7 @@ struct cuda_step {
 	int32_t cluster;	    /* all of them a cluster, or 1: see attend.cu */
 	int32_t single_count;	    /* tokens that attend one by one in attend.cu, */
 	int32_t piece_count;	    /* those of attend_stream.cu in so many pieces, */
-	int32_t tile_count;	    /* and the others in so many tiles; in the order of tokens */
+	int32_t tile_count;	    /* and the others in so many tiles */
 	const int32_t *ids, *positions;
 	const int32_t *sequence_of; /* [tokens] */
 	const int32_t *slots;	    /* [tokens]: block * KV_BLOCK + slot of the token's own key */
@@ -105,33 +102,6 @@ struct cuda_step {
 	bool through_peers;	    /* the step's sums go through the peers' memory */
 	const int32_t *table;	    /* [sequences][table_stride] */
 	struct cuda_rows attention, activation;
-};
-
-struct cuda_range {
-	int32_t first, count;
-};
-
-/* What the residual of some tokens lacks yet. */
-struct residual_debt {
-	bool due;
-	bool add, is_float;	/* the rows add to the residual, or else make it; as float or W */
-	const void *rows;	/* a sum over the ranks, [tokens][hidden_stride], or NULL: none */
-	const float *bias;	/* this comes on top, or NULL */
-};
-
-/* Tokens of the step that go through the blocks together, and their share of its lists: see blocks.cu. */
-struct cuda_part {
-	struct cuda_range tokens, singles, pieces, tiles;
-	struct residual_debt debt;
-};
-
-/* A block of a layer, for the tokens of b->part. */
-struct cuda_backend;
-typedef int part_block(struct cuda_backend *b, int32_t layer, struct error *err);
-
-struct deferred_block {
-	part_block *block;
-	int32_t layer;
 };
 
 /* Two pinned buffers of LOAD_PART_BYTES, in turn, of one thread that loads. */
@@ -184,11 +154,7 @@ struct cuda_backend {
 	/* The step. */
 	struct cuda_step step;
 	struct residual_state residual;
-	struct cuda_part parts[PARTS];
-	int32_t part_count;
-	struct cuda_part *part;	     /* whose turn it is */
-	struct deferred_block deferred[DEFERRED]; /* what the first part has had and the second not yet */
-	int32_t deferred_count;
+	const float *normed;	     /* the norm that was taken of all tokens' residual already */
 	unsigned char *step_host;    /* pinned, layout.step_bytes */
 	cudaEvent_t step_copied;
 	unsigned char *request_host; /* pinned, layout.request_bytes */
@@ -206,9 +172,7 @@ struct cuda_backend {
 	enum reduce_path reduce;
 	char reduce_name[256];	     /* see cuda_backend_reduce_name */
 	float *reduce_host;	     /* pinned, [max_tokens][hidden_stride], REDUCE_HOST only */
-	void *window_buffer;	     /* REDUCE_NCCL only, */
-	cudaStream_t sum_stream;     /* like these, for sums of a part beside the other's products: */
-	cudaEvent_t filled, summed[PARTS]; /* a buffer for a sum; the sum of each part */
+	void *window_buffer;	     /* for few tokens, REDUCE_NCCL only */
 	bool peers;		     /* few tokens go through mailboxes, REDUCE_NCCL only */
 	uint4 *mailbox;		     /* this rank's */
 	void *opened[PEER_RANKS];    /* the others', as opened here */
@@ -249,19 +213,6 @@ static inline unsigned char *cache_keys(const struct cuda_backend *b, int32_t la
 static inline unsigned char *cache_values(const struct cuda_backend *b, int32_t layer)
 {
 	return cache_keys(b, layer) + b->layout.cache_part;
-}
-
-/* The residual of the part's tokens, and their rows of another activation. */
-static inline float *part_residual(const struct cuda_backend *b)
-{
-	return b->residual.at + (size_t)b->part->tokens.first * (size_t)b->layout.hidden_stride;
-}
-
-static inline struct cuda_rows part_rows(const struct cuda_backend *b, struct cuda_rows all, int32_t stride)
-{
-	size_t bytes = all.wide ? sizeof(float) : dtype_bytes(b->options.shape.dtype);
-	size_t past = (size_t)b->part->tokens.first * (size_t)stride * bytes;
-	return {(unsigned char *)all.data + past, all.wide};
 }
 
 /* True where the call succeeded; otherwise err says what failed, where and why. */
@@ -391,7 +342,7 @@ int peers_settle(struct cuda_backend *, struct error *err);
 int peers_settle_norm(struct cuda_backend *, const float *norm, struct error *err);
 
 /* ---- attend.cu, attend_stream.cu, attend_tile.cu -------------------------------------------- */
-/* Each serves its share of the part's tokens, and launches nothing where it has none. */
+/* Each serves its part of the step's tokens, and launches nothing where it has none. */
 int attend_prepare(struct cuda_backend *, struct error *err);
 int attend_launch(struct cuda_backend *, int32_t layer, struct error *err);
 /* Whether single tokens can go through attend_stream.cu, and its warps for one piece and KV head. */
@@ -404,19 +355,20 @@ bool attend_tile_fits(const struct cuda_backend *);
 int attend_tile_prepare(struct cuda_backend *, struct error *err);
 int attend_tile_launch(struct cuda_backend *, int32_t layer, struct error *err);
 
-/* ---- elementwise.cu: of the part's tokens ---------------------------------------------------- */
+/* ---- elementwise.cu ------------------------------------------------------------------------- */
 /* `publish`: an all-reduce of the target follows, see allow_next_unless. */
 int embed_launch(struct cuda_backend *, void *target, bool wire_float, bool publish, struct error *err);
-/* Of all tokens. */
 int rope_table_launch(struct cuda_backend *, struct error *err);
-/* normed[i] = RMSNorm(residual[gather ? gather[i] : i]); `gather` counts from the step's first token. */
+/* normed[i] = RMSNorm(residual[gather ? gather[i] : i]) */
 int norm_launch(struct cuda_backend *, int32_t rows, const int32_t *gather, const float *weight,
 		struct error *err);
 /* Bias, q/k norm and rope of scratch, float or the shape's dtype, into query and cache. */
 int rope_launch(struct cuda_backend *, int32_t layer, bool is_float, struct error *err);
 int silu_launch(struct cuda_backend *, int32_t layer, struct error *err);
-/* The residual gets what it lacks. With norm, also normed = RMSNorm(residual). */
-int residual_launch(struct cuda_backend *, const struct residual_debt *, const float *norm, struct error *err);
+/* residual = or += partial + bias; the partial is float or the shape's dtype; NULL is zero. With
+ * norm, also normed = RMSNorm(residual), for a block that comes soon: see b->normed. */
+int residual_launch(struct cuda_backend *, const void *partial, bool partial_float, bool add,
+		    const float *bias, const float *norm, struct error *err);
 /* Zeros for an all-reduce that follows. */
 int zero_launch(struct cuda_backend *, void *target, size_t bytes, struct error *err);
 
@@ -430,8 +382,6 @@ int probe_run(struct backend *, enum backend_probe, size_t bytes, double *second
 /* ---- step.cu -------------------------------------------------------------------------------- */
 int step_begin(struct backend *, const struct step *, struct error *err);
 int step_end(struct backend *, struct error *err);
-/* Makes one part of so many tokens. */
-void step_whole(struct cuda_backend *, int32_t tokens);
 /* Leaves a recording that a test interrupts: what was recorded runs, the rest runs unrecorded. */
 int step_flush(struct cuda_backend *, struct error *err);
 void step_close(struct cuda_backend *);
@@ -454,14 +404,12 @@ int reduce_end(struct cuda_backend *, struct error *err);
 /* Whether there are sums to take: several ranks, or one that was told to use NCCL all the same. */
 bool reduce_wanted(const struct group *);
 void reduce_close(struct cuda_backend *);
-/* Where this rank's share of a sum over the ranks of the part's [tokens][hidden] goes, and whether
- * it is float there (otherwise the shape's dtype). A kernel of ours that fills it publishes its
- * results: see allow_next_unless. */
+/* Where this rank's part of a sum over the ranks of [tokens][hidden] goes, and whether it is
+ * float there (otherwise the shape's dtype). A kernel of ours that fills it publishes its results:
+ * see allow_next_unless. */
 void *reduce_buffer(struct cuda_backend *, bool *is_float);
-/* Sums that buffer over the ranks, in place. `published`: by the kernel that filled it. Where the step
- * has two parts, what is launched next may run beside the sum, until reduce_wait. */
+/* Sums that buffer over the ranks, in place. `published`: by the kernel that filled it. */
 int reduce_sum(struct cuda_backend *, bool published, struct error *err);
-int reduce_wait(struct cuda_backend *, struct error *err);
 /* From any thread: no kernel is to wait for other ranks any more. The process ends after it, and
  * nothing is synchronized with or freed. */
 void reduce_abort(struct cuda_backend *b);

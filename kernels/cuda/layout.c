@@ -95,9 +95,8 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 			   (uint64_t)l->penalty_ids * 4;
 	l->requests = take(&end, l->request_bytes, 1);
 
-	/* Eleven lists of at most these lengths, each rounded up to 16 bytes: see step.cu. Where a step is
-	 * split, one of its tiles may be. */
-	l->step_bytes = 4 * (8 * tokens + 3 * (tokens / ATTEND_TILE + sequences + 1) +
+	/* Eleven lists of at most these lengths, each rounded up to 16 bytes: see step.cu. */
+	l->step_bytes = 4 * (8 * tokens + 3 * (tokens / ATTEND_TILE + sequences) +
 			     6 * (2 * ATTEND_WARPS + sequences) + rows + sequences +
 			     sequences * (uint64_t)o->max_blocks + 1) + 11 * 16;
 	l->step = take(&end, l->step_bytes, 1);

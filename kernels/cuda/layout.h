@@ -28,8 +28,6 @@ enum {
 	ATTEND_WARPS = 1024,	  /* contexts of many tokens are cut into about so many parts, and */
 	ATTEND_PIECE = 128,	  /* not below so many positions */
 	ATTEND_TILE = 64,	  /* tokens of a sequence that one prefill block serves */
-	SPLIT_TOKENS = 1024,	  /* steps from so many on are split in two where NCCL adds, */
-	SPLIT_UNIT = 128,	  /* at a multiple of so many tokens, for the products' tiles */
 	CANDIDATE_CHUNK = 2048,	  /* logits that one block sorts */
 	PENALTY_IDS = 1 << 16,	  /* penalized ids uploaded at a time, at least */
 	CUBLAS_WORKSPACE = 32 << 20,

@@ -189,7 +189,6 @@ static int probe_reduce(struct cuda_backend *b, struct stopwatch *watch, size_t 
 	b->residual.at = at<float>(b, b->layout.residual);
 	memset(&b->step, 0, sizeof b->step);
 	b->step.tokens = (int32_t)tokens;
-	step_whole(b, b->step.tokens);
 	b->step.epoch = at<uint32_t>(b, b->layout.step);
 	b->step.through_peers = peers_serve(b, b->step.tokens);
 

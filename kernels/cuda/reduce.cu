@@ -10,9 +10,7 @@
  * Over NCCL 16-bit models send 16-bit values. NCCL adds them in an order fixed by the number
  * of ranks and the size, so a run repeats bit for bit; its kernels over symmetric windows add
  * in float32 and round once, its rings round at each hop. Sums of some sizes use a
- * buffer in a symmetric window, the others an ordinary one: whichever is faster. Where a step has two
- * parts (blocks.cu), their sums have a stream of their own, whose kernels go before those that
- * compute: the few multiprocessors that they need come free with any block that ends.
+ * buffer in a symmetric window, the others an ordinary one: whichever is faster.
  *
  * Beside NCCL, where all ranks run on one node and their GPUs reach one another's memory, sums of
  * few tokens are taken by the kernels that want them: peers.cuh. That is so for as many ranks as it
@@ -152,24 +150,6 @@ static ncclResult_t comm_open(struct cuda_backend *b, const ncclUniqueId *id)
 	return b->nccl.comm_init_rank(&b->comm, g->size, *id, g->rank);
 }
 
-/* What sums of a part take to run beside products. */
-static int open_sums_apart(struct cuda_backend *b, struct error *err)
-{
-	cudaEvent_t *events[] = {&b->filled, &b->summed[0], &b->summed[1]};
-	int least, first;
-
-	if (!cuda_ok(b, err, cudaDeviceGetStreamPriorityRange(&least, &first),
-		     "cudaDeviceGetStreamPriorityRange") ||
-	    !cuda_ok(b, err, cudaStreamCreateWithPriority(&b->sum_stream, cudaStreamNonBlocking, first),
-		     "cudaStreamCreate"))
-		return -1;
-	for (size_t i = 0; i < sizeof events / sizeof *events; i++)
-		if (!cuda_ok(b, err, cudaEventCreateWithFlags(events[i], cudaEventDisableTiming),
-			     "cudaEventCreate"))
-			return -1;
-	return 0;
-}
-
 static int nccl_open(struct cuda_backend *b, const struct reduce_plan *plan, struct error *err)
 {
 	size_t bytes = b->layout.window_bytes;
@@ -187,7 +167,7 @@ static int nccl_open(struct cuda_backend *b, const struct reduce_plan *plan, str
 						     NCCL_WIN_COLL_SYMMETRIC), "ncclCommWindowRegister"))
 		return -1;
 #endif
-	return open_sums_apart(b, err);
+	return 0;
 }
 #endif
 
@@ -236,12 +216,6 @@ void reduce_close(struct cuda_backend *b)
 		b->nccl.mem_free(b->window_buffer);
 	if (b->comm)
 		b->nccl.comm_destroy(b->comm);
-	cudaEvent_t events[] = {b->filled, b->summed[0], b->summed[1]};
-	for (size_t i = 0; i < sizeof events / sizeof *events; i++)
-		if (events[i])
-			cudaEventDestroy(events[i]);
-	if (b->sum_stream)
-		cudaStreamDestroy(b->sum_stream);
 #endif
 }
 
@@ -250,20 +224,20 @@ void *reduce_buffer(struct cuda_backend *b, bool *is_float)
 	*is_float = b->reduce == REDUCE_HOST || b->options.shape.dtype == DTYPE_F32;
 	/* Where windows are faster, as measured on 2 GPUs; between, the kernel that publishes what
 	 * cuBLAS wrote costs more than they gain. */
-	size_t row = (size_t)b->layout.hidden_stride * (*is_float ? 4 : 2);
-	size_t bytes = (size_t)b->part->tokens.count * row, past = (size_t)b->part->tokens.first * row;
-	if (b->reduce == REDUCE_NCCL && past + bytes <= b->layout.window_bytes &&
+	size_t bytes = (size_t)b->step.tokens * (size_t)b->layout.hidden_stride * (*is_float ? 4 : 2);
+	if (b->reduce == REDUCE_NCCL && bytes <= b->layout.window_bytes &&
 	    (bytes <= WINDOW_SMALL || bytes >= WINDOW_LARGE))
-		return (unsigned char *)b->window_buffer + past;
-	return at<unsigned char>(b, b->layout.partial) + past;
+		return b->window_buffer;
+	return at<void>(b, b->layout.partial);
 }
 
 static int host_sum(struct cuda_backend *b, struct error *err)
 {
 	const struct group *g = b->options.group;
-	size_t count = (size_t)b->part->tokens.count * (size_t)b->layout.hidden_stride;
+	size_t count = (size_t)b->step.tokens * (size_t)b->layout.hidden_stride;
 	float *partial = at<float>(b, b->layout.partial);
 
+	b->plain_next = true;
 	if (!cuda_ok(b, err, cudaMemcpyAsync(b->reduce_host, partial, count * 4, cudaMemcpyDeviceToHost,
 					     b->stream), "copying a sum to the host") ||
 	    !cuda_ok(b, err, cudaStreamSynchronize(b->stream), "copying a sum to the host") ||
@@ -279,50 +253,30 @@ __global__ void publish_kernel(void)
 {
 	publish_results(true);
 }
-
-static int nccl_sum(struct cuda_backend *b, bool published, cudaStream_t stream, struct error *err)
-{
-	static const ncclDataType_t types[] = {ncclFloat32, ncclFloat16, ncclBfloat16};
-	bool is_float;
-	unsigned char *buffer = (unsigned char *)reduce_buffer(b, &is_float);
-	const unsigned char *window = (const unsigned char *)b->window_buffer;
-	size_t count = (size_t)b->part->tokens.count * (size_t)b->layout.hidden_stride;
-
-	/* What cuBLAS wrote is published by a kernel that starts when all before has ended. */
-	if (!published && buffer >= window && buffer < window + b->layout.window_bytes) {
-		publish_kernel<<<1, 32, 0, stream>>>();
-		if (!cuda_ok(b, err, cudaPeekAtLastError(), "publish_kernel"))
-			return -1;
-	}
-	return nccl_ok(b, err, b->nccl.all_reduce(buffer, buffer, count, types[b->options.shape.dtype], ncclSum,
-						  b->comm, stream), "ncclAllReduce") ? 0 : -1;
-}
-
-/* What this stream waits for is published by a kernel here in any case: a dependent that starts early,
- * as NCCL's may, is held back by a kernel, and nothing says that it is by an event. */
-static int nccl_sum_apart(struct cuda_backend *b, struct error *err)
-{
-	cudaEvent_t summed = b->summed[b->part - b->parts];
-	if (!cuda_ok(b, err, cudaEventRecord(b->filled, b->stream), "cudaEventRecord") ||
-	    !cuda_ok(b, err, cudaStreamWaitEvent(b->sum_stream, b->filled, 0), "cudaStreamWaitEvent") ||
-	    nccl_sum(b, false, b->sum_stream, err) ||
-	    !cuda_ok(b, err, cudaEventRecord(summed, b->sum_stream), "cudaEventRecord"))
-		return -1;
-	return 0;
-}
 #endif
 
 static int sum_over_ranks(struct cuda_backend *b, bool published, struct error *err)
 {
-	b->plain_next = true;
 	if (b->reduce == REDUCE_HOST)
 		return host_sum(b, err);
 #ifdef TPRUN_NCCL
-	if (b->reduce == REDUCE_NCCL)
-		return b->part_count == 1 ? nccl_sum(b, published, b->stream, err)
-					  : nccl_sum_apart(b, err);
+	if (b->reduce == REDUCE_NCCL) {
+		static const ncclDataType_t types[] = {ncclFloat32, ncclFloat16, ncclBfloat16};
+		bool is_float;
+		void *buffer = reduce_buffer(b, &is_float);
+		size_t count = (size_t)b->step.tokens * (size_t)b->layout.hidden_stride;
+		/* What cuBLAS wrote is published by a kernel that starts when all before has ended. */
+		if (buffer == b->window_buffer && !published) {
+			b->plain_next = true;
+			if (kernel_launch(b, err, "publish_kernel", publish_kernel, dim3(1), 32, 0))
+				return -1;
+		}
+		b->plain_next = true;
+		if (!nccl_ok(b, err, b->nccl.all_reduce(buffer, buffer, count, types[b->options.shape.dtype],
+							ncclSum, b->comm, b->stream), "ncclAllReduce"))
+			return -1;
+	}
 #endif
-	(void)published;
 	return 0;
 }
 
@@ -332,20 +286,6 @@ int reduce_sum(struct cuda_backend *b, bool published, struct error *err)
 	int result = sum_over_ranks(b, published, err);
 	profile_end(b->options.profile);
 	return result;
-}
-
-int reduce_wait(struct cuda_backend *b, struct error *err)
-{
-#ifdef TPRUN_NCCL
-	if (b->part_count > 1) {
-		b->plain_next = true;
-		if (!cuda_ok(b, err, cudaStreamWaitEvent(b->stream, b->summed[b->part - b->parts], 0),
-			     "cudaStreamWaitEvent"))
-			return -1;
-	}
-#endif
-	(void)b, (void)err;
-	return 0;
 }
 
 /* ---- the first sums ------------------------------------------------------------------------------ */
@@ -358,7 +298,6 @@ static int try_sum(struct cuda_backend *b, int tokens, int turn, float *values, 
 	bool is_float;
 
 	b->step.tokens = tokens;
-	step_whole(b, tokens);
 	void *buffer = reduce_buffer(b, &is_float);
 	enum dtype dtype = is_float ? DTYPE_F32 : b->options.shape.dtype;
 	size_t bytes = count * dtype_bytes(dtype);

@@ -8,7 +8,6 @@
  */
 #include <string.h>
 
-#include "kernels/cuda/blocks.cuh"
 #include "kernels/cuda/internal.cuh"
 
 /* Contexts of a step count as the next power of two from this on. Each such form costs one step
@@ -70,33 +69,6 @@ static int32_t *pack_copy(struct cuda_backend *b, size_t *used, size_t count, co
 	return host;
 }
 
-void step_whole(struct cuda_backend *b, int32_t tokens)
-{
-	memset(b->parts, 0, sizeof b->parts);
-	b->parts[0].tokens = {0, tokens};
-	b->part_count = 1;
-	b->part = b->parts;
-	b->deferred_count = 0;
-}
-
-/* A step's parts. Whether there are two, and where they meet, must be the same on every rank: only
- * the step's own numbers say it. */
-static void divide(struct cuda_backend *b, int32_t tokens)
-{
-	step_whole(b, tokens);
-	if (b->reduce != REDUCE_NCCL || tokens < SPLIT_TOKENS)
-		return;
-	int32_t half = (tokens / 2 + SPLIT_UNIT / 2) / SPLIT_UNIT * SPLIT_UNIT;
-	b->parts[0].tokens = {0, half};
-	b->parts[1].tokens = {half, tokens - half};
-	b->part_count = 2;
-}
-
-static struct cuda_part *part_of(struct cuda_backend *b, int32_t token)
-{
-	return &b->parts[b->part_count == 2 && token >= b->parts[1].tokens.first];
-}
-
 /* Cuts the contexts of the step's single tokens into pieces of one length, such that there are
  * about ATTEND_WARPS of them and no warp has much more to do than its share. A context that is
  * cut gets fewer than twice as many pieces as its length divided by theirs, hence all together
@@ -112,11 +84,8 @@ static void pack_pieces(struct cuda_backend *b, const struct attend_single *sing
 		total += single[i].position + 1;
 	while (length * ATTEND_WARPS < total * across)
 		length *= 2;
-	for (int i = 0; i < d->single_count; i++) {
-		int32_t count = (int32_t)(single[i].position / length) + 1;
-		d->piece_count += count;
-		part_of(b, single[i].token)->pieces.count += count;
-	}
+	for (int i = 0; i < d->single_count; i++)
+		d->piece_count += (int32_t)(single[i].position / length) + 1;
 	struct attend_piece *piece = (struct attend_piece *)pack(b, used, 6 * (size_t)d->piece_count, &device);
 	d->pieces = (const struct attend_piece *)device;
 	for (int i = 0; i < d->single_count; i++) {
@@ -131,44 +100,7 @@ static void pack_pieces(struct cuda_backend *b, const struct attend_single *sing
 		}
 		slots += count > 1 ? count : 0;
 	}
-	d->single_count = b->parts[0].singles.count = b->parts[1].singles.count = 0;
-}
-
-/* The tokens of a part that belong to a sequence which brings several. */
-static struct cuda_range tile_tokens(const struct step *s, int sequence, const struct cuda_part *part)
-{
-	int32_t first = s->first_token[sequence], end = s->first_token[sequence + 1];
-	int32_t from = part->tokens.first, stop = from + part->tokens.count;
-	bool several = end - first > 1;
-	first = first > from ? first : from;
-	end = end < stop ? end : stop;
-	return {first, several && end > first ? end - first : 0};
-}
-
-static void pack_tiles(struct cuda_backend *b, const struct step *s, size_t *used)
-{
-	struct cuda_step *d = &b->step;
-	const int32_t *device;
-
-	for (int n = 0; n < b->part_count; n++) {
-		struct cuda_part *part = &b->parts[n];
-		for (int i = 0; i < s->sequences; i++)
-			part->tiles.count += (tile_tokens(s, i, part).count + ATTEND_TILE - 1) / ATTEND_TILE;
-		d->tile_count += part->tiles.count;
-	}
-	struct attend_tile *tile = (struct attend_tile *)pack(b, used, 3 * (size_t)d->tile_count, &device);
-	d->tiles = (const struct attend_tile *)device;
-	/* The last tiles of a sequence see the longest context: they start first. */
-	for (int n = 0; n < b->part_count; n++)
-		for (int i = 0; i < s->sequences; i++) {
-			struct cuda_range tokens = tile_tokens(s, i, &b->parts[n]);
-			for (int k = (tokens.count + ATTEND_TILE - 1) / ATTEND_TILE - 1; k >= 0; k--, tile++) {
-				int rest = tokens.count - k * ATTEND_TILE;
-				tile->first = tokens.first + k * ATTEND_TILE;
-				tile->count = rest < ATTEND_TILE ? rest : ATTEND_TILE;
-				tile->sequence = i;
-			}
-		}
+	d->single_count = 0;
 }
 
 /* From which position on a sequence sees keys and values of this step: its own, or in blocks that it
@@ -205,22 +137,30 @@ static void pack_attention(struct cuda_backend *b, const struct step *s, size_t 
 	for (int i = 0; i < s->sequences; i++)
 		if (!tiles || s->first_token[i + 1] - s->first_token[i] == 1) {
 			int32_t ready = ready_positions(s, i);
-			for (int t = s->first_token[i]; t < s->first_token[i + 1]; t++) {
+			for (int t = s->first_token[i]; t < s->first_token[i + 1]; t++)
 				single[d->single_count++] = {t, i, s->positions[t], ready};
-				part_of(b, t)->singles.count++;
-			}
+		} else {
+			d->tile_count += (s->first_token[i + 1] - s->first_token[i] + ATTEND_TILE - 1) /
+					 ATTEND_TILE;
 		}
-	if (tiles)
-		pack_tiles(b, s, used);
+	struct attend_tile *tile = (struct attend_tile *)pack(b, used, 3 * (size_t)d->tile_count, &device);
+	d->tiles = (const struct attend_tile *)device;
+	/* The last tiles of a sequence see the longest context: they start first. */
+	for (int i = 0; d->tile_count && i < s->sequences; i++) {
+		int first = s->first_token[i], count = s->first_token[i + 1] - first;
+		for (int k = (count - 1) / ATTEND_TILE; count > 1 && k >= 0; k--, tile++) {
+			int rest = count - k * ATTEND_TILE;
+			tile->first = first + k * ATTEND_TILE;
+			tile->count = rest < ATTEND_TILE ? rest : ATTEND_TILE;
+			tile->sequence = i;
+		}
+	}
 	/* Pieces differ from step to step and cannot be recorded: of few tokens only long contexts are
 	 * worth it, and of very few none. */
 	bool cut = s->tokens > SMALL_TOKENS ||
 		   (s->tokens > GEMV_TOKENS && d->table_stride > CONTEXT_WHOLE / KV_BLOCK);
 	if (d->single_count && attend_stream_fits(b) && cut)
 		pack_pieces(b, single, used);
-	b->parts[1].singles.first = b->parts[0].singles.count;
-	b->parts[1].pieces.first = b->parts[0].pieces.count;
-	b->parts[1].tiles.first = b->parts[0].tiles.count;
 }
 
 /* Decides into how many parts attend.cu splits contexts of up to `context` positions. */
@@ -263,7 +203,6 @@ static int pack_step(struct cuda_backend *b, const struct step *s, struct error 
 	int longest = 0, context = CONTEXT_MIN;
 
 	memset(d, 0, sizeof *d);
-	divide(b, s->tokens);
 	d->tokens = s->tokens;
 	d->sequences = s->sequences;
 	d->logit_rows = s->logit_rows;
@@ -360,6 +299,7 @@ int step_begin(struct backend *base, const struct step *s, struct error *err)
 
 	drop_capture(b); /* of a step that failed halfway */
 	b->blocks_called = 0;
+	b->normed = NULL;
 	b->epoch += b->residual.sums;
 	memset(&b->residual, 0, sizeof b->residual);
 	b->residual.at = at<float>(b, b->layout.residual);
@@ -432,7 +372,7 @@ int step_end(struct backend *base, struct error *err)
 	struct cuda_backend *b = cuda_of(base);
 	int whole = 1 + 5 * b->options.shape.layers + (b->step.logit_rows > 0);
 	/* Every rank waits for every sum, also one without logits. */
-	if (blocks_join(b, err) || (b->residual.pending && !b->residual.met && peers_settle(b, err)))
+	if (b->residual.pending && !b->residual.met && peers_settle(b, err))
 		return -1;
 	if (!b->capturing)
 		return 0;

@@ -314,22 +314,6 @@ static void batch_of_256_matches_cpu(void)
 	}
 }
 
-/* Steps that have two parts where sums go through NCCL: the cut falls into a sequence, single tokens with
- * short and long contexts lie on both sides. Sums of the wide shape go through a window, those of the
- * narrow one do not. */
-static void steps_in_two_parts_match_cpu(void)
-{
-	static const int32_t sizes[][3] = {{1033, 64, 333}, {192, 128, 501}}; /* hidden, head_dim, intermediate */
-	for (int round = 0; round < 6; round++) {
-		const int32_t *size = sizes[round / 3];
-		struct large l = {.layers = 2, .hidden = size[0], .head_dim = size[1], .query_heads = 8, .kv_heads = 2,
-				  .intermediate = size[2], .vocab = 300, .query_key_norm = round % 2,
-				  .dtype = (enum dtype)(round % 3), .windows = {0, 300}};
-		int lengths[] = {1, 3, 700, 1, 611, 1, 40, 1};
-		compare_large(&l, 8, lengths, 400);
-	}
-}
-
 /* A few long contexts among short ones: they are cut into pieces. */
 static void long_and_short_match_cpu(void)
 {
@@ -771,7 +755,6 @@ int main(int argc, char **argv)
 	RUN_ASKED(long_prompt_matches_cpu);
 	RUN_ASKED(batch_of_33_matches_cpu);
 	RUN_ASKED(batch_of_256_matches_cpu);
-	RUN_ASKED(steps_in_two_parts_match_cpu);
 	RUN_ASKED(long_and_short_match_cpu);
 	RUN_ASKED(split_contexts_match_cpu);
 	RUN_ASKED(newest_shared_match_cpu);

@@ -14,15 +14,6 @@ enum { SEQUENCES = 33, BLOCKS = 12 };
 static const int joining[] = {33, 1, 4, 9, 1, 4, 2, 1, 3, 33, 1, 9, 2, 4, 4, 3, 1, 2, 9, 3, 1};
 enum { STEPS = sizeof joining / sizeof *joining };
 
-/* Tokens that a sequence brings to a step. With `large`, steps of all sequences have so many that they are
- * computed in two parts, with single tokens in both. */
-static int tokens_of(int step, int sequence, bool large)
-{
-	if (large)
-		return joining[step] < SEQUENCES || sequence % 4 == 0 ? 1 : 12 + 2 * sequence;
-	return step ? 1 : 1 + sequence % 5;
-}
-
 struct outcome {
 	float *logits; /* [STEPS][SEQUENCES][vocab], zeros where there is no row */
 	size_t count;
@@ -30,10 +21,8 @@ struct outcome {
 	char reduce_name[256];
 };
 
-/* Runs all steps. With `look`, the activations are taken out and put back after every block. The first
- * large step wants no logits, like the earlier chunks of a long prompt. */
-static void run_steps(struct outcome *out, const struct backend_options *options, uint64_t seed, bool large,
-		      bool look)
+/* Runs all steps. With `look`, the activations are taken out and put back after every block. */
+static void run_steps(struct outcome *out, const struct backend_options *options, uint64_t seed, bool look)
 {
 	const struct backend_shape *s = &options->shape;
 	struct error err = {0};
@@ -56,19 +45,15 @@ static void run_steps(struct outcome *out, const struct backend_options *options
 		struct batch_step step;
 		int n = joining[i];
 		for (int k = 0; k < n; k++)
-			count[k] = tokens_of(i, k, large);
+			count[k] = i ? 1 : 1 + k % 5;
 		batch_open(&step, n, before, count, s->total_vocab, BLOCKS, i % 4 == 3 ? 1 : n);
-		if (large && i == 0)
-			step.step.logit_rows = 0;
 		float *values = reference_alloc((size_t)step.step.tokens * widest + 4096, sizeof *values);
 		int replayed = b->ops->begin(b, &step.step, &err);
 		CHECK_MSG(replayed >= 0, "%s", err.message);
 		for (int place = 0; replayed == 0 && place < 2 + 5 * s->layers; place++) {
 			int kind = place == 0 ? EMBED : place == 1 + 5 * s->layers ? LOGITS : QKV + (place - 1) % 5;
-			if (kind == LOGITS && !step.step.logit_rows)
-				continue;
 			CHECK_OK(call(b, kind, place ? (place - 1) / 5 : 0, &err), &err);
-			if (!look || kind == LOGITS || (step.step.tokens < 1000 && (kind == QKV || kind == ATTEND)))
+			if (!look || kind == LOGITS || kind == QKV || kind == ATTEND)
 				continue;
 			CHECK_OK(b->ops->peek(b, buffers[kind], values, &err), &err);
 			CHECK_OK(b->ops->poke(b, buffers[kind], values, &err), &err);
@@ -90,11 +75,11 @@ static void run_steps(struct outcome *out, const struct backend_options *options
 
 /* A way that TPRUN_REDUCE asks for; NULL: the best. */
 static void run_way(struct outcome *out, const char *way, const struct backend_options *options, uint64_t seed,
-		    bool large, bool look)
+		    bool look)
 {
 	if (way)
 		setenv("TPRUN_REDUCE", way, 1);
-	run_steps(out, options, seed, large, look);
+	run_steps(out, options, seed, look);
 	unsetenv("TPRUN_REDUCE");
 }
 
@@ -116,22 +101,22 @@ static double apart(const struct outcome *a, const struct outcome *b)
 
 /* Hidden sizes that are no multiple of four, rows longer than a pass, ranks with an empty part (an MLP
  * of few columns), long rows that 16-bit kernels keep as such. */
-static void few_and_many_take_turns(const char *way, const char *other, const char *name, bool large)
+static void few_and_many_take_turns(const char *way, const char *other, const char *name)
 {
+	enum { ROUNDS = 4 };
 	static const int32_t sizes[][2] = {{1033, 777}, {2051, 3}, {8196, 1001}, {512, 11007}};
-	for (int round = 0; round < (large ? 3 : 4); round++) {
+	for (int round = 0; round < ROUNDS; round++) {
 		struct large l = {.layers = 2, .hidden = sizes[round % 4][0], .head_dim = 64, .query_heads = 8,
 				  .kv_heads = 4, .intermediate = sizes[round % 4][1], .vocab = 501,
 				  .query_key_norm = round % 5 == 1, .dtype = (enum dtype)(round < 3 ? round : test_int(0, 2))};
 		struct backend_shape s = large_shape(&l);
-		struct backend_options options = make_options(&s, large ? 1200 : 200, SEQUENCES, BLOCKS,
-							      SEQUENCES * BLOCKS);
+		struct backend_options options = make_options(&s, 200, SEQUENCES, BLOCKS, SEQUENCES * BLOCKS);
 		struct outcome best = {0}, again = {0}, looked = {0}, plain = {0};
 		uint64_t seed = test_random();
-		run_way(&best, way, &options, seed, large, false);
-		run_way(&again, way, &options, seed, large, false);
-		run_way(&looked, way, &options, seed, large, true);
-		run_way(&plain, other, &options, seed, large, false);
+		run_way(&best, way, &options, seed, false);
+		run_way(&again, way, &options, seed, false);
+		run_way(&looked, way, &options, seed, true);
+		run_way(&plain, other, &options, seed, false);
 		CHECK_MSG(!name || strstr(best.reduce_name, name), "%s", best.reduce_name);
 		CHECK_MSG(same(&best, &again), "two runs differ (round %d, %s)", round, best.reduce_name);
 		CHECK_MSG(same(&best, &looked), "looking inside changes it (round %d, %s)", round, best.reduce_name);
@@ -158,9 +143,9 @@ static void peers_agree_with_the_host(void)
 	if (!own_gpus())
 		SKIP("ranks share GPUs");
 	else if (group->size > 1)
-		few_and_many_take_turns(NULL, "host", "peers", false);
+		few_and_many_take_turns(NULL, "host", "peers");
 	else
-		few_and_many_take_turns("peer", NULL, "peers", false);
+		few_and_many_take_turns("peer", NULL, "peers");
 }
 
 static void nccl_agrees_with_the_host(void)
@@ -168,18 +153,7 @@ static void nccl_agrees_with_the_host(void)
 	if (!own_gpus() || group->size == 1)
 		SKIP("it wants several ranks, with a GPU each");
 	else
-		few_and_many_take_turns("nccl", "host", "nccl", false);
-}
-
-/* The best way with several ranks, whichever it is for few tokens; a single one can go NCCL's way. */
-static void steps_in_two_parts_agree_with_others(void)
-{
-	if (!own_gpus())
-		SKIP("ranks share GPUs");
-	else if (group->size > 1)
-		few_and_many_take_turns(NULL, "host", "nccl", true);
-	else
-		few_and_many_take_turns("nccl", NULL, "nccl", true);
+		few_and_many_take_turns("nccl", "host", "nccl");
 }
 
 /* Where ranks share a GPU neither can be had, and to ask for it is an error that says so. */
@@ -195,7 +169,7 @@ static void sharing_a_gpu_goes_through_the_host(void)
 		SKIP("no ranks share a GPU");
 		return;
 	}
-	few_and_many_take_turns(NULL, "host", "host", false);
+	few_and_many_take_turns(NULL, "host", "host");
 	setenv("TPRUN_REDUCE", "peer", 1);
 	CHECK_FAILS(cuda_backend_open(&b, &options, &err), &err, "share a GPU");
 	unsetenv("TPRUN_REDUCE");
@@ -206,7 +180,6 @@ int main(int argc, char **argv)
 	gpu_test_start();
 	RUN_ASKED(peers_agree_with_the_host);
 	RUN_ASKED(nccl_agrees_with_the_host);
-	RUN_ASKED(steps_in_two_parts_agree_with_others);
 	RUN_ASKED(sharing_a_gpu_goes_through_the_host);
 	mpi_group_close(group);
 	TEST_END();
