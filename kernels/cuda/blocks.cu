@@ -48,7 +48,7 @@ static int norm_tokens(struct cuda_backend *b, const float *norm, struct error *
  * takes it along or there is no such block. */
 static const float *next_norm(const struct cuda_backend *b, int32_t layer, uint64_t norm)
 {
-	if (layer >= b->options.shape.layers || gemv_wide(b, b->step.tokens, b->layout.hidden_stride))
+	if (layer >= b->options.shape.layers || gemv_norms(b, b->step.tokens, b->layout.hidden_stride))
 		return NULL;
 	return layer_at<float>(b, layer, norm);
 }
@@ -82,7 +82,7 @@ static int normed_gemv(struct cuda_backend *b, struct gemv *g, const void *weigh
 	g->rows = rows;
 	g->columns = b->layout.hidden_stride;
 	g->tokens = b->step.tokens;
-	if (!gemv_wide(b, g->tokens, g->columns)) {
+	if (!gemv_norms(b, g->tokens, g->columns)) {
 		g->input = at<void>(b, b->layout.normed);
 		return norm_tokens(b, norm, err);
 	}
@@ -294,7 +294,7 @@ int block_logits(struct backend *base, struct error *err)
 	b->blocks_called++;
 	if (!rows || !s->vocab)
 		return 0;
-	bool norms = gemv_wide(b, rows, l->hidden_stride);
+	bool norms = gemv_norms(b, rows, l->hidden_stride);
 	if (!norms && (peers_settle(b, err) || norm_launch(b, rows, b->step.logit_tokens, norm, err)))
 		return -1;
 	if (!gemv_fits(b, rows, l->hidden_stride))

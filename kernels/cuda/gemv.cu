@@ -8,9 +8,8 @@
  * filled again as soon as it is used, with the rows that the team takes next, so that the
  * memory stays busy during the sums over the team, and the first loads start before the
  * kernel ahead has finished (weights depend on nothing). The input, small, is kept in shared
- * memory as float, so that nothing is rounded for the product; where it is a norm of the residual,
- * every block computes that norm itself: cheaper than one more kernel. The norm's factor for the whole
- * row waits until after the product, and nobody waits for it. Several
+ * memory, as float where that fits, so that nothing is rounded for the product; where it is a
+ * norm of the residual, every block computes that norm itself: cheaper than one more kernel. Several
  * teams make a block and share its input, for which all of them work together: with a block for each
  * team a 7B model's kernels took 2 to 3 us more. Where the residual owes a sum over the
  * ranks, every block also takes that itself: see peers.cuh. All sums have one fixed order.
@@ -67,75 +66,78 @@ __device__ __forceinline__ int gemv_first(const struct gemv_rows &m, int group)
 	return turn * m.run_rows + (group - turn * m.run) * m.step;
 }
 
-/* Shared memory holds a row of input as float, in as many planes as it takes 16-byte pieces of float to
- * match one of W: neighbouring threads find neighbouring pieces in each. */
-template <typename W> constexpr int PLANES = PIECE<W> / PIECE<float>;
+/* Shared memory holds a row of input as X, float or W, in as many planes as it takes 16-byte
+ * pieces of X to match one of W: neighbouring threads find neighbouring pieces in each. */
+template <typename W, typename X> constexpr int PLANES = PIECE<W> / PIECE<X>;
 
 /* Elements 4i to 4i + 3 of a row. */
-template <typename W> __device__ __forceinline__ float4 &input_at(float4 *row, int pieces, int i)
+template <typename W, typename X>
+__device__ __forceinline__ void input_put(uint4 *row, int pieces, int i, float4 v)
 {
-	return row[i % PLANES<W> * pieces + i / PLANES<W>];
+	if constexpr (sizeof(X) == sizeof(float)) {
+		((float4 *)row)[i % PLANES<W, X> * pieces + i / PLANES<W, X>] = v;
+	} else {
+		X *out = (X *)row + 4 * i;
+		out[0] = from_float<X>(v.x);
+		out[1] = from_float<X>(v.y);
+		out[2] = from_float<X>(v.z);
+		out[3] = from_float<X>(v.w);
+	}
 }
 
 /* The elements that meet piece i of the weights. */
-template <typename W>
-__device__ __forceinline__ void input_get(const float4 *row, int pieces, int i, float (&x)[PIECE<W>])
+template <typename W, typename X>
+__device__ __forceinline__ void input_get(const uint4 *row, int pieces, int i, float (&x)[PIECE<W>])
 {
 #pragma unroll
-	for (int plane = 0; plane < PLANES<W>; plane++)
-		*(float4 *)(x + plane * PIECE<float>) = row[plane * pieces + i];
+	for (int plane = 0; plane < PLANES<W, X>; plane++)
+		piece_to_floats<X>(row[plane * pieces + i], *(float(*)[PIECE<X>])(x + plane * PIECE<X>));
 }
 
-/* Fills shared memory with the tokens' input rows; rows beyond p.tokens become zero. Where a norm is to be
- * taken, with its weight times the residual: `norm` is that weight, by then in shared memory where
- * there was room, and `scratch` gets the warps' sums of squares. */
-template <typename W, int T, bool RECEIVE>
-__device__ __forceinline__ void gemv_input(const struct gemv &p, float4 *shared, const float4 *norm, float *scratch)
+/* Element pieces 4i to 4i + 3 of a row as they were put, X being float. */
+__device__ __forceinline__ float4 &input_wide(uint4 *row, int pieces, int planes, int i)
 {
-	const int pieces = p.columns / PIECE<W>, fours = p.columns / 4;
+	return ((float4 *)row)[i % planes * pieces + i / planes];
+}
+
+/* Fills shared memory with the tokens' input rows; rows beyond p.tokens become zero. `norm` is the
+ * norm's weight, by then in shared memory where there was room. */
+template <typename W, typename X, int T, bool RECEIVE>
+__device__ __forceinline__ void gemv_input(const struct gemv &p, uint4 *shared, const float4 *norm, float *scratch)
+{
+	const int pieces = p.columns / PIECE<W>, row_pieces = p.columns / PIECE<X>, fours = p.columns / 4;
 	const int count = (int)(blockDim.x * blockDim.y), at = (int)(threadIdx.y * blockDim.x + threadIdx.x);
 
 	if (!p.norm) {
 #pragma unroll
 		for (int t = 0; t < T; t++)
-			for (int i = at; i < fours; i += count)
-				input_at<W>(shared + t * fours, pieces, i) =
-					t < p.tokens ? ((const float4 *)p.input)[t * fours + i] : float4();
+			for (int i = at; i < row_pieces; i += count)
+				shared[t * row_pieces + i % PLANES<W, X> * pieces + i / PLANES<W, X>] =
+					t < p.tokens ? ((const uint4 *)p.input)[t * row_pieces + i] : uint4();
 		return;
 	}
 	constexpr int ABREAST = RECEIVE ? 1 : 2; /* loads of a thread on their way */
 	const uint32_t epoch = RECEIVE ? peer_epoch(p.sum) : 0;
-	auto old = [&](int row) { return (const float4 *)((const float *)p.input + (size_t)row * p.columns); };
-	if (RECEIVE) /* what the sum adds to waits where its result will be: registers are few */
-		for (int t = 0; p.add && t < T && t < p.tokens; t++)
-			for (int i = at; i < fours; i += count)
-				copy_piece(&input_at<W>(shared + t * fours, pieces, i),
-					   old(p.gather ? p.gather[t] : t) + i, true);
-	copy_commit();
-	auto fetch = [&](int t, int row, int i) {
+	auto fetch = [&](int row, int i) {
+		const float4 *in = (const float4 *)((const float *)p.input + (size_t)row * p.columns) + i;
 		if constexpr (!RECEIVE)
-			return old(row)[i];
-		float4 x = make_float4(0, 0, 0, 0);
-		if (4 * i >= p.hidden)
-			return x;
-		const float4 sum = peer_take<W>(p.sum, epoch, row, i);
-		copy_wait<0>();
-		if (p.add)
-			x = input_at<W>(shared + t * fours, pieces, i);
-		const float4 more = p.sum_bias ? ((const float4 *)p.sum_bias)[i] : make_float4(0, 0, 0, 0);
-		return make_float4(x.x + (sum.x + more.x), x.y + (sum.y + more.y), x.z + (sum.z + more.z),
-				   x.w + (sum.w + more.w));
+			return *in;
+		else
+			return 4 * i >= p.hidden ? make_float4(0, 0, 0, 0)
+			     : peer_residual<W>(p.sum, epoch, row, i, p.add ? in : NULL, p.sum_bias);
 	};
+	/* All tokens' sums of squares, then one barrier. Between, float rows wait in shared memory;
+	 * others are read again, which rounds them but once. */
 	for (int t = 0; t < T; t++) {
 		int row = t < p.tokens && p.gather ? p.gather[t] : t;
 		float squares = 0;
 #pragma unroll 1
-		for (int first = at; first < fours; first += ABREAST * count) {
+		for (int first = at; t < p.tokens && first < fours; first += ABREAST * count) {
 			float4 x[ABREAST] = {};
 #pragma unroll
 			for (int k = 0; k < ABREAST; k++)
-				if (first + k * count < fours && t < p.tokens)
-					x[k] = fetch(t, row, first + k * count);
+				if (first + k * count < fours)
+					x[k] = fetch(row, first + k * count);
 #pragma unroll
 			for (int k = 0; k < ABREAST; k++) {
 				int i = first + k * count;
@@ -146,16 +148,36 @@ __device__ __forceinline__ void gemv_input(const struct gemv &p, float4 *shared,
 				squares = fmaf(x[k].y, x[k].y, squares);
 				squares = fmaf(x[k].z, x[k].z, squares);
 				squares = fmaf(x[k].w, x[k].w, squares);
-				float4 w = norm[i];
-				input_at<W>(shared + t * fours, pieces, i) =
-					make_float4(x[k].x * w.x, x[k].y * w.y, x[k].z * w.z, x[k].w * w.w);
-				if (RECEIVE && p.keep && blockIdx.x == 0 && t < p.tokens)
+				if constexpr (sizeof(X) == sizeof(float))
+					input_wide(shared + t * row_pieces, pieces, PLANES<W, X>, i) = x[k];
+				if (RECEIVE && p.keep && blockIdx.x == 0)
 					((float4 *)p.keep)[(size_t)row * fours + i] = x[k];
 			}
 		}
 		squares = warp_sum(squares);
 		if (at % 32 == 0)
 			scratch[t * INPUT_WARPS + at / 32] = squares;
+	}
+	__syncthreads();
+	for (int t = 0; t < T; t++) {
+		int row = t < p.tokens && p.gather ? p.gather[t] : t;
+		float squares = 0;
+		for (int i = 0; i < count / 32; i++)
+			squares += scratch[t * INPUT_WARPS + i];
+		float scale = rsqrtf(squares / (float)p.hidden + p.epsilon);
+#pragma unroll 1
+		for (int i = at; i < fours; i += count) {
+			float4 x = make_float4(0, 0, 0, 0), w = norm[i];
+			if (t < p.tokens) {
+				if constexpr (sizeof(X) == sizeof(float))
+					x = input_wide(shared + t * row_pieces, pieces, PLANES<W, X>, i);
+				else
+					x = fetch(row, i);
+			}
+			input_put<W, X>(shared + t * row_pieces, pieces, i,
+					make_float4(x.x * scale * w.x, x.y * scale * w.y,
+						    x.z * scale * w.z, x.w * scale * w.w));
+		}
 	}
 }
 
@@ -169,11 +191,11 @@ __device__ __forceinline__ void team_barrier(int team, int threads)
 }
 
 /* RECEIVE: p.receive, in kernels of its own, for want of registers. */
-template <typename W, int T, bool RECEIVE>
+template <typename W, typename X, int T, bool RECEIVE>
 __global__ void __launch_bounds__(THREADS_MAX *TEAMS<T>, 1)
 gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struct gemv_rows m)
 {
-	extern __shared__ float4 shared[];
+	extern __shared__ uint4 shared[];
 	__shared__ float sums[TEAMS<T>][2][WARPS_MAX][ROWS * T];
 	__shared__ float scratch[T * INPUT_WARPS];
 	__shared__ uint32_t push_epoch;
@@ -221,7 +243,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 	advance();
 	const float4 *norm = (const float4 *)p.norm;
 	if (m.norm_shared) {
-		float4 *room = shared + T * (p.columns / 4);
+		float4 *room = (float4 *)(shared + T * (p.columns / PIECE<X>));
 		for (int i = team * threads + (int)threadIdx.x; i < p.columns / 4;
 		     i += threads * (int)blockDim.y)
 			copy_piece(room + i, norm + i, true);
@@ -232,20 +254,13 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 	if (!RECEIVE && p.output == OUTPUT_PEERS && threadIdx.x + threadIdx.y == 0)
 		push_epoch = peer_epoch(p.sum);
 	copy_wait<0>(); /* a thread reads nothing but its own copies */
-	gemv_input<W, T, RECEIVE>(p, shared, norm, scratch);
+	gemv_input<W, X, T, RECEIVE>(p, shared, norm, scratch);
 	__syncthreads();
 
 	/* Lane i of the first warp writes row i % ROWS for token i / ROWS. */
 	const int out_t = lane / ROWS, out_r = lane % ROWS;
 	const bool writer = warp == 0 && out_t < T && out_t < p.tokens;
 	const int slot = writer && p.slots ? p.slots[out_t] : 0;
-	float scale = 1;
-	if (p.norm && writer) {
-		float squares = 0;
-		for (int i = 0; i < threads * (int)blockDim.y / 32; i++)
-			squares += scratch[out_t * INPUT_WARPS + i];
-		scale = rsqrtf(squares / (float)p.hidden + p.epsilon);
-	}
 	int buffer = 0;
 
 	for (int group = first_group; group < m.groups; group += teams, buffer ^= 1) {
@@ -269,7 +284,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 #pragma unroll
 				for (int t = 0; t < T; t++) {
 					float x[PIECE<W>];
-					input_get<W>(shared + t * (p.columns / 4), pieces, i, x);
+					input_get<W, X>(shared + t * (p.columns / PIECE<X>), pieces, i, x);
 #pragma unroll
 					for (int r = 0; r < ROWS; r++)
 #pragma unroll
@@ -289,8 +304,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 			if (lane < ROWS * T)
 				for (int i = 0; i < threads / 32; i++)
 					y += sums[team][buffer][i][lane];
-			gemv_output<W, 2, !RECEIVE>(p, out_t, out_r, row, valid, slot, push_epoch, extra,
-								    y * scale);
+			gemv_output<W, 2, !RECEIVE>(p, out_t, out_r, row, valid, slot, push_epoch, extra, y);
 		}
 	}
 	if (warp == 0)
@@ -299,17 +313,18 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 
 typedef void (*gemv_function)(const struct gemv, const struct gemv_rows);
 
-template <typename W, bool RECEIVE> static gemv_function gemv_kernel_of(int tokens)
+template <typename W, typename X, bool RECEIVE> static gemv_function gemv_kernel_of(int tokens)
 {
 	if constexpr (sizeof(W) == sizeof(float))
 		if (tokens > 2)
-			return tokens <= 4 ? gemv_kernel<W, 4, RECEIVE> : gemv_kernel<W, 8, RECEIVE>;
-	return tokens <= 1 ? gemv_kernel<W, 1, RECEIVE> : gemv_kernel<W, 2, RECEIVE>;
+			return tokens <= 4 ? gemv_kernel<W, X, 4, RECEIVE> : gemv_kernel<W, X, 8, RECEIVE>;
+	return tokens <= 1 ? gemv_kernel<W, X, 1, RECEIVE> : gemv_kernel<W, X, 2, RECEIVE>;
 }
 
-template <typename W> static gemv_function gemv_kernel_for(int tokens, bool receive)
+template <typename W> static gemv_function gemv_kernel_for(int tokens, bool wide, bool receive)
 {
-	return receive ? gemv_kernel_of<W, true>(tokens) : gemv_kernel_of<W, false>(tokens);
+	return receive ? wide ? gemv_kernel_of<W, float, true>(tokens) : gemv_kernel_of<W, W, true>(tokens)
+		       : wide ? gemv_kernel_of<W, float, false>(tokens) : gemv_kernel_of<W, W, false>(tokens);
 }
 
 static int token_places(int tokens)
@@ -325,28 +340,39 @@ int gemv_prepare(struct cuda_backend *b, struct error *err)
 		return -1;
 	return for_dtype(b->options.shape.dtype, [&](auto w) {
 		typedef decltype(w) W;
-		for (int receive = 0; receive < 2; receive++)
-			for (int tokens = 1; tokens <= GEMV_TOKENS; tokens *= 2)
+		for (int i = 0; i < 4; i++)
+			for (int tokens = 1; tokens <= GEMV_TOKENS; tokens *= 2) {
+				gemv_function kernel = gemv_kernel_for<W>(tokens, i & 1, i & 2);
 				if (!cuda_ok(b, err,
-					     cudaFuncSetAttribute(gemv_kernel_for<W>(tokens, receive),
-								  cudaFuncAttributeMaxDynamicSharedMemorySize,
+					     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
 								  GEMV_SHARED_MAX),
 					     "cudaFuncSetAttribute"))
 					return -1;
+			}
 		return 0;
 	});
 }
 
-bool gemv_wide(const struct cuda_backend *b, int32_t tokens, int32_t columns)
+static bool input_fits(const struct cuda_backend *b, int32_t tokens, int32_t columns, size_t bytes)
 {
 	/* From 3 tokens on tensor cores are faster, which are for 16-bit types. */
 	return tokens <= (b->options.shape.dtype == DTYPE_F32 ? GEMV_TOKENS : 2) &&
-	       (size_t)token_places(tokens) * (size_t)columns * sizeof(float) <= GEMV_SHARED_MAX;
+	       (size_t)token_places(tokens) * (size_t)columns * bytes <= GEMV_SHARED_MAX;
+}
+
+bool gemv_norms(const struct cuda_backend *b, int32_t tokens, int32_t columns)
+{
+	return input_fits(b, tokens, columns, dtype_bytes(b->options.shape.dtype));
 }
 
 bool gemv_fits(const struct cuda_backend *b, int32_t tokens, int32_t columns)
 {
-	return gemv_wide(b, tokens, columns) || gemv_tensor_fits(b, tokens, columns);
+	return gemv_norms(b, tokens, columns) || gemv_tensor_fits(b, tokens, columns);
+}
+
+bool gemv_wide(const struct cuda_backend *b, int32_t tokens, int32_t columns)
+{
+	return input_fits(b, tokens, columns, sizeof(float));
 }
 
 static struct gemv_rows rows_of(const struct gemv *p)
@@ -370,17 +396,19 @@ static struct gemv_rows rows_of(const struct gemv *p)
 
 int gemv_launch(struct cuda_backend *b, const struct gemv *p, struct error *err)
 {
-	if (!gemv_wide(b, p->tokens, p->columns))
+	if (!gemv_norms(b, p->tokens, p->columns))
 		return gemv_tensor_launch(b, p, err);
 	return for_dtype(b->options.shape.dtype, [&](auto w) {
 		typedef decltype(w) W;
-		gemv_function kernel = gemv_kernel_for<W>(p->tokens, p->receive);
+		bool wide = gemv_wide(b, p->tokens, p->columns);
+		gemv_function kernel = gemv_kernel_for<W>(p->tokens, wide, p->receive);
 		struct gemv_rows m = rows_of(p);
 		int pieces = p->columns / PIECE<W>;
 		/* Short rows take smaller teams, so that all threads have full loads. */
 		int threads = ((pieces + DEPTH - 1) / DEPTH + 31) / 32 * 32;
 		threads = threads < 64 ? 64 : threads > THREADS_MAX ? THREADS_MAX : threads;
-		size_t shared = (size_t)token_places(p->tokens) * (size_t)p->columns * sizeof(float);
+		size_t shared = (size_t)token_places(p->tokens) * (size_t)p->columns *
+				(wide ? sizeof(float) : sizeof(W));
 		size_t norm_bytes = p->norm ? (size_t)p->columns * sizeof(float) : 0;
 		m.norm_shared = p->norm && shared + norm_bytes <= GEMV_SHARED_MAX;
 		shared += m.norm_shared ? norm_bytes : 0;

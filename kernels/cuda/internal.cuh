@@ -312,8 +312,10 @@ struct gemv {
 int gemv_prepare(struct cuda_backend *, struct error *err);
 /* Whether the kernels take inputs of this size. */
 bool gemv_fits(const struct cuda_backend *, int32_t tokens, int32_t columns);
-/* Whether they keep such an input as float32 up to the product, which 16-bit models gain from, and
- * can take a norm along; other inputs are rows of W. */
+/* Whether they take a norm along as well. */
+bool gemv_norms(const struct cuda_backend *, int32_t tokens, int32_t columns);
+/* Whether they keep such an input as float32 up to the product, which 16-bit models gain from;
+ * inputs too large for that are kept as W. */
 bool gemv_wide(const struct cuda_backend *, int32_t tokens, int32_t columns);
 int gemv_launch(struct cuda_backend *, const struct gemv *, struct error *err);
 

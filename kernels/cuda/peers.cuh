@@ -97,7 +97,7 @@ __device__ __forceinline__ uint4 peer_await(const struct peer_sum &s, const uint
 template <typename W>
 __device__ __forceinline__ float4 peer_take(const struct peer_sum &s, uint32_t epoch, int token, int i)
 {
-	constexpr int abreast = 8 / (int)sizeof(W); /* ranks whose words are on their way at a time */
+	constexpr int abreast = 2; /* ranks whose words are on their way at a time */
 	constexpr int N = WORD_PAIRS<W>;
 	const uint4 *mailbox = s.mailbox[s.rank] + peer_place<W>(s, epoch, 0, token, i);
 	const size_t step = (size_t)s.tokens * s.row;
