@@ -117,7 +117,9 @@ static void few_and_many_take_turns(const char *way, const char *other, const ch
 		run_way(&again, way, &options, seed, false);
 		run_way(&looked, way, &options, seed, true);
 		run_way(&plain, other, &options, seed, false);
-		CHECK_MSG(!name || strstr(best.reduce_name, name), "%s", best.reduce_name);
+		CHECK_MSG(strstr(best.reduce_name, name), "%s", best.reduce_name);
+		CHECK_MSG(!strcmp(best.reduce_name, looked.reduce_name), "%s and %s", best.reduce_name,
+			  looked.reduce_name);
 		CHECK_MSG(same(&best, &again), "two runs differ (round %d, %s)", round, best.reduce_name);
 		CHECK_MSG(same(&best, &looked), "looking inside changes it (round %d, %s)", round, best.reduce_name);
 		CHECK_MSG(looked.replayed < best.replayed || !best.replayed, "%d and %d steps replayed",
@@ -143,9 +145,9 @@ static void peers_agree_with_the_host(void)
 	if (!own_gpus())
 		SKIP("ranks share GPUs");
 	else if (group->size > 1)
-		few_and_many_take_turns(NULL, "host", "peers");
+		few_and_many_take_turns(NULL, "host", "through peers' memory");
 	else
-		few_and_many_take_turns("peer", NULL, "peers");
+		few_and_many_take_turns("peer", NULL, "through peers' memory");
 }
 
 static void nccl_agrees_with_the_host(void)
