@@ -69,9 +69,9 @@ static void take_norm(struct cuda_backend *b, struct gemv *g, const float *norm)
 	g->sum = r->sum;
 }
 
-/* A gemv over the RMSNorm of the residual. Where it takes that along, and with it a sum over the ranks that the
- * residual owes, the residual moves to the other of two places, because some blocks read the old one
- * while one writes the new. */
+/* A gemv over the RMSNorm of the residual. Where it takes that along, and with it a sum over the ranks
+ * that the residual owes, the residual moves to the other of two places, because some blocks read the
+ * old one while one writes the new. */
 static int normed_gemv(struct cuda_backend *b, struct gemv *g, const void *weights, int rows, const float *norm,
 		       struct error *err)
 {
