@@ -5,8 +5,8 @@
  * the background fill as fast as they are used, the first before the kernel ahead has ended. A tile is
  * 16 rows; the warps stand side by side along its columns, 128 bytes of each row a stage, whole lines:
  * with half of one at a time the memory gives a fifth less. A warp reads what it copied itself, so that
- * the ring needs no barriers. All blocks go over the matrix together, from end to end: with a range of
- * rows for each they begin on so many pages at a time that a 7B model's largest kernel takes 4 us more.
+ * the ring needs no barriers. All blocks go over the matrix together, from end to end, which measured
+ * faster than a range of rows for each.
  *
  * The weights are the second matrix of mma.m16n8k16, 8 rows at a time, whose columns a lane may hold
  * in any order that is the input's too: here as they come in a piece of 16 bytes. The tokens are rows 0

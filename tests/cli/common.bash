@@ -102,3 +102,13 @@ refused_everywhere() {
 		refused "$name" "$ranks" "$@"
 	done
 }
+
+# A shape of 1.6 TB, which no machine holds.
+huge_shape() {
+	cat <<-END
+		{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 16384,
+		"intermediate_size": 53248, "num_hidden_layers": 126, "num_attention_heads": 128,
+		"num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072,
+		"rms_norm_eps": 1e-5, "torch_dtype": "float32"}
+	END
+}

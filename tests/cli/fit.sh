@@ -46,12 +46,7 @@ says plan-nothing-json '"largest_context": 0' out
 says plan-nothing-cure "no --context and no number of ranks would" err
 
 # The same at the start of a run, before anything is read: 1.6 TB.
-cat > "$TEMP/huge.json" <<-END
-	{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 16384,
-	"intermediate_size": 53248, "num_hidden_layers": 126, "num_attention_heads": 128,
-	"num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072,
-	"rms_norm_eps": 1e-5, "torch_dtype": "float32"}
-END
+huge_shape > "$TEMP/huge.json"
 in_time huge --shape "$TEMP/huge.json" --backend cuda --ranks 8 --memory 80GiB
 check plan-huge [ "$status" = 2 ]
 check plan-huge-rows [ "$(grep -cE '^ +[0-9] ' "$TEMP/out")" = 8 ]

@@ -19,12 +19,7 @@ hold() {
 let_go() { kill $holder && wait $holder 2> /dev/null; exec 4<&-; }
 
 # Too large a model for any GPU: told from the headers and what is free, before anything is read.
-cat > "$TEMP/huge.json" <<-END
-	{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 16384,
-	"intermediate_size": 53248, "num_hidden_layers": 126, "num_attention_heads": 128,
-	"num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072,
-	"rms_norm_eps": 1e-5, "torch_dtype": "float32"}
-END
+huge_shape > "$TEMP/huge.json"
 run 1 plan --backend cuda --shape "$TEMP/huge.json"
 check gpu-plan-huge [ "$status" = 2 ]
 begin=$(date +%s%3N)
