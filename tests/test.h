@@ -4,7 +4,8 @@
  * A test is a function without arguments, run by RUN(name). CHECK and its kin note a failure
  * and go on. A binary prints one line a test - "PASS suite/test", "FAIL suite/test" or
  * "SKIP suite/test: reason" - and ends with TEST_END(), whose status tests/run.sh checks. The
- * seed of random inputs is fresh each run and printed; TPRUN_TEST_SEED repeats one.
+ * seed of random inputs is fresh each run and printed; TPRUN_TEST_SEED repeats one. TEST_TIMES=1 tells
+ * how long each test took.
  */
 #ifndef TPRUN_TESTS_TEST_H
 #define TPRUN_TESTS_TEST_H
@@ -63,10 +64,18 @@ static inline void test_note(const char *file, int line)
 			  (err)->message, part);                                                   \
 	} while (0)
 
+static inline double test_seconds(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
 #define RUN(function)                                                                              \
 	do {                                                                                       \
 		test_name = #function;                                                             \
 		test_failures = test_skipped = 0;                                                  \
+		double test_start = test_seconds();                                                \
 		alarm(300); /* a test that hangs dies of SIGALRM, and so fails */                  \
 		function();                                                                        \
 		alarm(0);                                                                          \
@@ -76,6 +85,8 @@ static inline void test_note(const char *file, int line)
 			       (unsigned long long)test_seed);                                     \
 		} else if (!test_skipped)                                                          \
 			printf("PASS " TEST_SUITE "/%s\n", #function);                             \
+		if (getenv("TEST_TIMES"))                                                          \
+			printf("  %s: %.1f s\n", #function, test_seconds() - test_start);          \
 		fflush(stdout);                                                                    \
 	} while (0)
 
