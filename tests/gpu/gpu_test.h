@@ -5,6 +5,8 @@
 #ifndef TPRUN_TESTS_GPU_TEST_H
 #define TPRUN_TESTS_GPU_TEST_H
 
+#include <omp.h>
+
 #include "kernels/cuda/cuda.h"
 #include "launcher/mpi_group.h"
 #include "tests/reference_model.h"
@@ -21,15 +23,26 @@ static inline double bound(enum dtype dtype)
 static inline struct backend_options make_options(const struct backend_shape *shape, int tokens, int sequences,
 					   int max_blocks, int kv_blocks)
 {
-	int devices = 0;
+	int devices = 0, cores = omp_get_num_procs() / group->local_size; /* ranks are not bound */
 	struct error err = {0};
 	CHECK_OK(cuda_device_count(&devices, &err), &err);
 	return (struct backend_options){
 		.shape = *shape, .group = group, .kv_blocks = kv_blocks, .max_tokens = tokens,
 		.max_sequences = sequences, .max_blocks = max_blocks, .max_logit_rows = tokens,
-		.device = devices ? group->local_rank % devices : 0, .threads = 8 / group->size + 1,
-		.patience_s = 20,
+		.device = devices ? group->local_rank % devices : 0,
+		.threads = cores < 1 ? 1 : cores < 16 ? cores : 16, .patience_s = 20,
 	};
+}
+
+/* Backends opened from here on add up over the ranks through the host, unless TPRUN_REDUCE asks for a way:
+ * for cases whose point sums are not. To connect NCCL and the peers takes longer than all their steps. */
+static inline void sum_simply(bool simply)
+{
+	static bool set;
+	if (simply && group->size > 1 && !getenv("TPRUN_REDUCE"))
+		set = !setenv("TPRUN_REDUCE", "host", 1);
+	if (!simply && set)
+		set = unsetenv("TPRUN_REDUCE");
 }
 
 static inline size_t buffer_width(const struct backend_shape *s, int place)
