@@ -80,6 +80,7 @@ struct backend_options {
 	struct activity *activity; /* told of layers and parts of the weights; NULL: nobody watches */
 	int patience_s;		/* for other ranks' parts of a sum, where kernels wait; 0: for ever */
 	const struct profile *profile; /* marks steps and all-reduces; NULL: none. Borrowed */
+	bool time_sums;		/* for sum_seconds */
 };
 
 /* Bytes that a backend with these options takes on its device, from pure arithmetic. */
@@ -226,6 +227,11 @@ struct backend_ops {
 	/* From any other thread, while the main one may be stuck in any call: what this rank waits for
 	 * will never come, and its device is to give up. The run ends after it. May be NULL. */
 	void (*abort)(struct backend *);
+
+	/* With time_sums: seconds that sums over the ranks took in all steps up to the last candidates, by
+	 * the device's clock, waiting for the slowest rank included. What goes through the group's sum is
+	 * not among them. NULL: all of it does. */
+	double (*sum_seconds)(struct backend *);
 };
 
 /* The first member of every backend's own struct. */

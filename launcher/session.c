@@ -518,6 +518,7 @@ int session_start(struct session *session, const struct session_sizes *wanted, s
 		.max_logit_rows = sizes.max_logit_rows,
 		.device = session->device.device,
 		.threads = threads, .patience_s = kernel_patience(session->options),
+		.time_sums = session->stats != NULL,
 		.profile = session->profile, .activity = activity,
 	};
 	if (connect_ranks(session, err))
@@ -539,7 +540,7 @@ int session_start(struct session *session, const struct session_sizes *wanted, s
 	    world->agree(world, engine_open(&session->engine, session->backend,
 					    &session->backend_options, err), err))
 		return -1;
-	result = stats_start(session->stats, session->engine, session->device.cuda ? NULL : group, err);
+	result = stats_start(session->stats, session->engine, group, session->backend, err);
 	if (world->agree(world, result, err))
 		return -1;
 	activity_enter(activity, ACTIVITY_IDLE);

@@ -28,7 +28,8 @@ struct stats {
 	int fd;
 	double interval;
 	struct engine *engine;
-	const struct group *timed;
+	const struct group *group;
+	struct backend *backend;
 	struct step_observer observer;
 	int32_t kv_blocks;
 	double sums_before; /* the main thread's alone */
@@ -71,11 +72,17 @@ int stats_open(struct stats **out, const struct options *options, const struct l
 
 /* ---- steps, in the main thread --------------------------------------------------------------- */
 
+static double sum_seconds(const struct stats *stats)
+{
+	double (*device)(struct backend *) = stats->backend->ops->sum_seconds;
+	return mpi_group_sum_seconds(stats->group) + (device ? device(stats->backend) : 0);
+}
+
 static void note_step(void *context, const struct step_report *step)
 {
 	struct stats *stats = context;
 	struct counts *counts = &stats->counts;
-	double sums = stats->timed ? mpi_group_sum_seconds(stats->timed) : 0;
+	double sums = sum_seconds(stats);
 	pthread_mutex_lock(&stats->lock);
 	batch_times_add(&counts->steps, step->seconds);
 	counts->sequences += (uint64_t)step->sequences;
@@ -92,20 +99,19 @@ static json_t *make_line(const struct stats *stats, const struct counts *counts,
 {
 	struct timespec now;
 	double steps = (double)counts->steps.count;
-	json_t *times = json_null(), *sums = json_null();
+	json_t *times = json_null();
 	clock_gettime(CLOCK_REALTIME, &now);
 	if (counts->steps.count)
 		times = json_pack("{s:f, s:f, s:f}", "mean", batch_times_mean(&counts->steps), "p50",
 				  batch_times_quantile(&counts->steps, 0.5), "p99",
 				  batch_times_quantile(&counts->steps, 0.99));
-	if (counts->steps.count && stats->timed)
-		sums = json_real(counts->sum_s / steps);
 	return json_pack("{s:f, s:f, s:I, s:o, s:f, s:I, s:i, s:i, s:o}", "time",
 			 (double)now.tv_sec + (double)(now.tv_nsec / 1000000) * 1e-3, "seconds", seconds,
 			 "steps", (json_int_t)counts->steps.count, "step_s", times, "batch",
 			 steps > 0 ? (double)counts->sequences / steps : 0.0, "tokens",
 			 (json_int_t)counts->tokens, "kv_blocks_used", (int)counts->kv_blocks,
-			 "kv_blocks", (int)stats->kv_blocks, "all_reduce_s", sums);
+			 "kv_blocks", (int)stats->kv_blocks, "all_reduce_s",
+			 steps > 0 ? json_real(counts->sum_s / steps) : json_null());
 }
 
 /* What was written of a line that did not fit is taken back, so that a later one stands alone. */
@@ -159,13 +165,14 @@ static void *write_lines(void *context)
 	return NULL;
 }
 
-int stats_start(struct stats *stats, struct engine *engine, const struct group *timed,
-		struct error *err)
+int stats_start(struct stats *stats, struct engine *engine, const struct group *group,
+		struct backend *backend, struct error *err)
 {
 	if (!stats)
 		return 0;
-	stats->timed = timed;
-	stats->sums_before = timed ? mpi_group_sum_seconds(timed) : 0;
+	stats->group = group;
+	stats->backend = backend;
+	stats->sums_before = sum_seconds(stats);
 	stats->kv_blocks = engine_options(engine)->kv_blocks;
 	if (thread_start(&stats->thread, write_lines, stats, "the statistics", err))
 		return -1;

@@ -10,8 +10,8 @@
  *    device to its results,
  *    "batch": sequences of a step, on average, "tokens": run in all steps, prompts included,
  *    "kv_blocks_used", "kv_blocks": held by sequences in the last step, and there are,
- *    "all_reduce_s": mean of a step's sums over the ranks, waiting for the slowest included; null where
- *    the backend can't tell, as on GPUs, where they are part of one recorded graph}
+ *    "all_reduce_s": mean of a step's sums over the ranks, waiting for the slowest included, or null
+ *    without steps; on GPUs by their own clock, which costs a step that adds through NCCL two small kernels a sum}
  *
  * With replicas it is the replica of rank 0 that is told of.
  */
@@ -29,9 +29,9 @@ struct stats;
  * option. A file that can't be opened is an error; what fails later, as on a full disk, is a warning,
  * told once, and its line is lost. The log must outlive the stats. */
 int stats_open(struct stats **out, const struct options *, const struct log *, struct error *err);
-/* Begins to write, of the steps of this engine. `timed`: the group of ranks whose sums are the
- * all-reduces of the steps; NULL where these can't be timed. NULL stats are nothing to do. */
-int stats_start(struct stats *, struct engine *, const struct group *timed, struct error *err);
+/* Begins to write, of the steps of this engine, whose sums over the ranks go through this group or are timed
+ * by this backend (time_sums). NULL stats are nothing to do. */
+int stats_start(struct stats *, struct engine *, const struct group *, struct backend *, struct error *err);
 /* Writes the line of what is left. Before engine_close. */
 void stats_close(struct stats *);
 

@@ -117,8 +117,11 @@ static int open_memory(struct cuda_backend *b, struct error *err)
 	    pin(b, (void **)&b->step_host, l->step_bytes, "cudaMallocHost for a step", err) ||
 	    pin(b, (void **)&b->request_host, l->request_bytes, "cudaMallocHost for requests", err) ||
 	    pin(b, (void **)&b->result_host, sizeof *b->result_host * (size_t)b->options.max_logit_rows,
-		"cudaMallocHost for candidates", err))
+		"cudaMallocHost for candidates", err) ||
+	    (b->options.time_sums && pin(b, (void **)&b->sum_time, sizeof *b->sum_time, "cudaMallocHost", err)))
 		return -1;
+	if (b->sum_time)
+		*b->sum_time = 0;
 	cudaEvent_t *events[] = {&b->step_copied, &b->requests_read};
 	for (size_t i = 0; i < sizeof events / sizeof *events; i++)
 		if (!cuda_ok(b, err, cudaEventCreateWithFlags(events[i], cudaEventDisableTiming),
@@ -208,7 +211,7 @@ static void backend_close(struct backend *base)
 	for (size_t i = 0; i < sizeof events / sizeof *events; i++)
 		if (events[i])
 			cudaEventDestroy(events[i]);
-	void *pinned[] = {b->step_host, b->request_host, b->result_host};
+	void *pinned[] = {b->step_host, b->request_host, b->result_host, b->sum_time};
 	for (size_t i = 0; i < sizeof pinned / sizeof *pinned; i++)
 		cudaFreeHost(pinned[i]);
 	cudaFree(b->weights);
@@ -326,7 +329,7 @@ static const struct backend_ops cuda_ops = {
 	step_begin, block_embed, block_qkv, block_attend, block_project_attention, block_gate_up,
 	block_project_mlp, block_logits, step_end,
 	candidates_run, backend_logit_row, backend_peek, backend_poke, probe_run,
-	backend_abort,
+	backend_abort, reduce_seconds,
 };
 
 static int check_options(const struct backend_options *o, struct error *err)

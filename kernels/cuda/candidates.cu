@@ -299,7 +299,8 @@ int candidates_run(struct backend *base, const struct logit_request *requests,
 				  chunks, b->result_host))
 			return -1;
 	}
-	if (!cuda_ok(b, err, cudaStreamSynchronize(b->stream), "running the step") || reduce_check(b, err))
+	if (reduce_fetch_time(b, err) ||
+	    !cuda_ok(b, err, cudaStreamSynchronize(b->stream), "running the step") || reduce_check(b, err))
 		return -1;
 	for (int i = 0; i < rows; i++) {
 		if (s->vocab > 0) {

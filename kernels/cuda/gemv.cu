@@ -126,6 +126,8 @@ __device__ __forceinline__ void gemv_input(const struct gemv &p, uint4 *shared, 
 			return 4 * i >= p.hidden ? make_float4(0, 0, 0, 0)
 			     : peer_residual<W>(p.sum, epoch, row, i, p.add ? in : NULL, p.sum_bias);
 	};
+	if (RECEIVE)
+		peer_time(p.sum, at, true);
 	/* All tokens' sums of squares, then one barrier. Between, float rows wait in shared memory;
 	 * others are read again, which rounds them but once. */
 	for (int t = 0; t < T; t++) {
@@ -158,6 +160,8 @@ __device__ __forceinline__ void gemv_input(const struct gemv &p, uint4 *shared, 
 		if (at % 32 == 0)
 			scratch[t * INPUT_WARPS + at / 32] = squares;
 	}
+	if (RECEIVE)
+		peer_time(p.sum, at, false);
 	__syncthreads();
 	for (int t = 0; t < T; t++) {
 		int row = t < p.tokens && p.gather ? p.gather[t] : t;

@@ -31,6 +31,7 @@ struct peer_sum {
 	int32_t rank, ranks, tokens, row;
 	int32_t *late;		    /* the host's: 1 + a rank that did not deliver */
 	uint32_t patience;	    /* for one sum, in units of 2^20 ns */
+	uint64_t *time;		    /* ns that receiving took are added here; NULL: nobody asks */
 };
 
 /* Where the residual of a step stands on the host's side of things. */
@@ -178,6 +179,7 @@ struct cuda_backend {
 	void *opened[PEER_RANKS];    /* the others', as opened here */
 	int32_t *late;		     /* pinned, see struct peer_sum; PEERS_ABORTED: nobody is to wait */
 	uint32_t epoch;		     /* of the step's first sum; 0 is none's */
+	uint64_t *sum_time;	     /* pinned, [1]: what the device's clock told last; NULL without time_sums */
 #ifdef TPRUN_NCCL
 	struct nccl_calls nccl;
 	ncclComm_t comm;
@@ -415,6 +417,9 @@ int reduce_sum(struct cuda_backend *, bool published, struct error *err);
 /* From any thread: no kernel is to wait for other ranks any more. The process ends after it, and
  * nothing is synchronized with or freed. */
 void reduce_abort(struct cuda_backend *b);
+/* With time_sums: has the sums' time come to the host with the step's results, and tells it. */
+int reduce_fetch_time(struct cuda_backend *, struct error *err);
+double reduce_seconds(struct backend *);
 /* After a step: an error of the communicator that happened meanwhile. */
 int reduce_check(struct cuda_backend *, struct error *err);
 

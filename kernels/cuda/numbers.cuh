@@ -51,6 +51,14 @@ __device__ __forceinline__ void publish_results(bool publish)
 		__threadfence_system();
 }
 
+/* The same on all multiprocessors, in ns. */
+__device__ __forceinline__ uint64_t device_clock(void)
+{
+	uint64_t ns;
+	asm volatile("mov.u64 %0, %globaltimer;" : "=l"(ns));
+	return ns;
+}
+
 /* Weights are read once: they need no place in L1. */
 __device__ __forceinline__ uint4 load_weights(const uint4 *at)
 {

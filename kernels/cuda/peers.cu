@@ -43,8 +43,10 @@ __global__ void settle_kernel(const __grid_constant__ struct peer_sum s, float *
 	int token = (int)blockIdx.x, i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
 	if (4 * i >= hidden)
 		return;
+	peer_time(s, (int)threadIdx.x, true);
 	float4 *at = (float4 *)(residual + (size_t)token * stride) + i;
 	*at = peer_residual<W>(s, peer_epoch(s), token, i, add ? at : NULL, bias);
+	peer_time(s, (int)threadIdx.x, false);
 }
 
 /* The same, then normed = RMSNorm(residual). grid: tokens. */
@@ -59,6 +61,7 @@ settle_norm_kernel(const __grid_constant__ struct peer_sum s, float *residual, b
 	const int token = (int)blockIdx.x, at = (int)threadIdx.x, fours = stride / 4;
 	float4 *row = (float4 *)(residual + (size_t)token * stride);
 	const uint32_t epoch = peer_epoch(s);
+	peer_time(s, at, true);
 	float squares = 0;
 
 	/* Squares are added in the order of residual_kernel's THREADS, for the same bits. */
@@ -75,6 +78,7 @@ settle_norm_kernel(const __grid_constant__ struct peer_sum s, float *residual, b
 		for (int k = at; at < THREADS && k < NORM_THREADS; k += THREADS)
 			squares += taken[k];
 	}
+	peer_time(s, at, false);
 	float scale = rsqrtf(block_sum(squares, scratch) / (float)hidden + epsilon);
 	for (int i = (int)threadIdx.x; i < fours; i += NORM_THREADS) {
 		float4 x = row[i], w = ((const float4 *)norm)[i];
@@ -133,6 +137,7 @@ int peers_begin_sum(struct cuda_backend *b, bool add, const float *bias, struct 
 	r->sum.tokens = SMALL_TOKENS;
 	r->sum.row = b->layout.hidden_stride / 4 * (b->options.shape.dtype == DTYPE_F32 ? 2 : 1);
 	r->sum.late = b->late;
+	r->sum.time = b->sum_time ? at<uint64_t>(b, b->layout.sum_time) : NULL;
 	r->sum.patience = b->options.patience_s ? patience_of(b->options.patience_s) : UINT32_MAX;
 	for (int i = 0; i < r->sum.ranks; i++)
 		r->sum.mailbox[i] = i == r->sum.rank ? b->mailbox : (uint4 *)b->opened[i];

@@ -65,12 +65,18 @@ __device__ __forceinline__ void peer_push(const struct peer_sum &s, uint32_t epo
 	}
 }
 
+/* Around the receiving of a sum, of which one thread tells the time. Nothing is kept between the two calls:
+ * registers are few. */
+__device__ __forceinline__ void peer_time(const struct peer_sum &s, int thread, bool begins)
+{
+	if (s.time && thread == 0 && blockIdx.x + blockIdx.y == 0)
+		atomicAdd((unsigned long long *)s.time, begins ? -device_clock() : device_clock());
+}
+
 /* In units of 2^20 ns. Few registers to spare here: callers hold their weights in them. */
 __device__ __forceinline__ uint32_t peer_clock(void)
 {
-	uint64_t ns;
-	asm volatile("mov.u64 %0, %globaltimer;" : "=l"(ns));
-	return (uint32_t)(ns >> 20);
+	return (uint32_t)(device_clock() >> 20);
 }
 
 /* Reads until both words have come. A part that never comes is given up, with garbage in its

@@ -255,6 +255,36 @@ __global__ void publish_kernel(void)
 }
 #endif
 
+/* Adds the clock to what the sums took, or takes it off. */
+__global__ void clock_kernel(uint64_t *time, bool begin)
+{
+	wait_for_previous();
+	*time += begin ? -device_clock() : device_clock();
+}
+
+static int note_clock(struct cuda_backend *b, bool begin, struct error *err)
+{
+	if (!b->sum_time)
+		return 0;
+	return kernel_launch(b, err, "clock_kernel", clock_kernel, dim3(1), 1, 0,
+			     at<uint64_t>(b, b->layout.sum_time), begin);
+}
+
+int reduce_fetch_time(struct cuda_backend *b, struct error *err)
+{
+	if (!b->sum_time)
+		return 0;
+	b->plain_next = true;
+	return cuda_ok(b, err, cudaMemcpyAsync(b->sum_time, at<uint64_t>(b, b->layout.sum_time), sizeof *b->sum_time,
+					       cudaMemcpyDeviceToHost, b->stream), "copying the sums' time") ? 0 : -1;
+}
+
+double reduce_seconds(struct backend *base)
+{
+	const struct cuda_backend *b = cuda_of(base);
+	return b->sum_time ? 1e-9 * (double)*b->sum_time : 0;
+}
+
 static int sum_over_ranks(struct cuda_backend *b, bool published, struct error *err)
 {
 	if (b->reduce == REDUCE_HOST)
@@ -271,9 +301,12 @@ static int sum_over_ranks(struct cuda_backend *b, bool published, struct error *
 			if (kernel_launch(b, err, "publish_kernel", publish_kernel, dim3(1), 32, 0))
 				return -1;
 		}
+		if (note_clock(b, true, err))
+			return -1;
 		b->plain_next = true;
 		if (!nccl_ok(b, err, b->nccl.all_reduce(buffer, buffer, count, types[b->options.shape.dtype],
-							ncclSum, b->comm, b->stream), "ncclAllReduce"))
+							ncclSum, b->comm, b->stream), "ncclAllReduce") ||
+		    note_clock(b, false, err))
 			return -1;
 	}
 #endif
@@ -380,7 +413,11 @@ int reduce_end(struct cuda_backend *b, struct error *err)
 #endif
 	if (b->reduce == REDUCE_NONE)
 		return 0;
-	return try_sums(b, err) || (b->plan->peers && add_peers(b, b->plan->peers_only, err)) ? -1 : 0;
+	if (try_sums(b, err) || (b->plan->peers && add_peers(b, b->plan->peers_only, err)))
+		return -1;
+	/* What was tried belongs to no step. */
+	return cuda_ok(b, err, cudaMemsetAsync(at<uint64_t>(b, b->layout.sum_time), 0, sizeof(uint64_t), b->stream),
+		       "cudaMemsetAsync") ? 0 : -1;
 }
 
 void reduce_abort(struct cuda_backend *b)
