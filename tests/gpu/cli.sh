@@ -75,6 +75,17 @@ good gpu-profile
 check gpu-profile-same-text cmp -s "$TEMP/out" "$TEMP/plain"
 check gpu-map-uuid grep -qE 'GPU-[0-9a-f]{8}-' "$TEMP/err"
 
+# Every rank sees its own GPU alone, as where Slurm binds tasks to GPUs: the same text, and either the
+# ranks' memory can be reached all the same or the cure is named.
+if [ "$ranks" -gt 1 ]; then
+	printf '#!/bin/sh\nCUDA_VISIBLE_DEVICES=$OMPI_COMM_WORLD_LOCAL_RANK exec %s "$@"\n' "$TPRUN" > "$TEMP/hidden"
+	chmod +x "$TEMP/hidden"
+	TPRUN=$TEMP/hidden run "$ranks" generate "${model[@]}" "${prompt[@]}"
+	good gpu-one-visible
+	check gpu-one-visible-same-text cmp -s "$TEMP/out" "$TEMP/plain"
+	check gpu-one-visible-way grep -qE "through peers' memory|--gpu-bind=none" "$TEMP/err"
+fi
+
 # SIGUSR2, while the ranks wait for a prompt; the text is as if nothing had been asked.
 mkfifo "$TEMP/prompt"
 mpirun -np "$ranks" "$TPRUN" generate "${model[@]}" --prompt-file "$TEMP/prompt" --max-new-tokens 20 --ignore-eos \
