@@ -135,6 +135,33 @@ static inline void batch_close(struct batch_step *b)
 	free(b->ids), free(b->positions), free(b->first), free(b->blocks), free(b->rows);
 }
 
+/* A single rank can be made to go NCCL's way: its buffers, its launches among the recorded ones. */
+static inline void through_nccl(void (*cases)(void))
+{
+	struct large l = {.layers = 1, .hidden = 64, .head_dim = 16, .query_heads = 8, .kv_heads = 4,
+			  .intermediate = 64, .vocab = 100, .dtype = DTYPE_BF16};
+	struct backend_shape s = large_shape(&l);
+	struct backend_options options = make_options(&s, 8, 4, 4, 16);
+	struct error err = {0};
+	struct backend *b = NULL;
+	if (group->size > 1 || getenv("TPRUN_REDUCE")) {
+		SKIP("it wants one rank, and TPRUN_REDUCE unset");
+		return;
+	}
+	setenv("TPRUN_REDUCE", "nccl", 1);
+	if (cuda_backend_open(&b, &options, &err)) {
+		if (strstr(err.message, "TPRUN_REDUCE=nccl"))
+			SKIP("%s", err.message);
+		else
+			CHECK_MSG(false, "%s", err.message);
+	} else {
+		CHECK_MSG(!strncmp(cuda_backend_reduce_name(b), "nccl", 4), "%s", cuda_backend_reduce_name(b));
+		b->ops->close(b);
+		cases();
+	}
+	unsetenv("TPRUN_REDUCE");
+}
+
 /* Arguments name the tests to run; none, all of them. */
 static inline bool asked(int argc, char **argv, const char *name)
 {
