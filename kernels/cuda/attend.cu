@@ -170,14 +170,6 @@ template <int D, int G> __device__ __forceinline__ void inbox_wait(struct attend
 
 /* ---- softmax ---------------------------------------------------------------------------------- */
 
-/* 2^x to the last bits; zero for what float32 has only with fewer of them. */
-__device__ __forceinline__ float power_of_two(float x)
-{
-	float y;
-	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-	return y;
-}
-
 /* The maximum of no positions. Not -inf: minus itself that were no number. */
 __device__ constexpr float NOTHING = -FLT_MAX;
 

@@ -208,6 +208,14 @@ __device__ __forceinline__ float four_squares(float4 x)
 	return fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, x.x * x.x)));
 }
 
+/* 2^x to the last bits; zero for what float32 has only with fewer of them. */
+__device__ __forceinline__ float power_of_two(float x)
+{
+	float y;
+	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+	return y;
+}
+
 __device__ __forceinline__ float silu(float x)
 {
 	return __fdividef(x, 1.0f + __expf(-x));
