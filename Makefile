@@ -195,10 +195,14 @@ GOLDEN := $(addprefix $(SHARED)/models/,stories260K stories260K-f16 stories260K-
 	golden/llama-gqa golden/llama3-rope-tied golden/mistral-window golden/qwen2-bias golden/qwen3-qknorm) \
 	$(wildcard tests/data/golden-*)
 
+# What is compiled another way where there is no NCCL.
+WITHOUT_NCCL := $(addprefix build/without-nccl/obj/kernels/cuda/,reduce.cu.o probe.cu.o libraries.cu.o)
+
 test: test-deps
 	@$(MAKE) --no-print-directory all tests
 	@$(MAKE) --no-print-directory all tests BUILD=build/asan SANITIZE=1 CUDA=0
 	@$(MAKE) --no-print-directory objects BUILD=build/clang CC=clang CUDA=0
+	@$(if $(filter 1,$(CUDA)),$(MAKE) --no-print-directory $(WITHOUT_NCCL) BUILD=build/without-nccl NCCL=0 CUDA_ARCHS=80)
 	@$(MAKE) --no-print-directory all BUILD=build/faults FAULTS=1 CUDA=0
 	@$(MAKE) --no-print-directory fuzzers BUILD=build/fuzz CC=clang SANITIZE=fuzzer CUDA=0
 	@export TPRUN_SHARED=$(SHARED) $(SUPPRESS); tests/run.sh -t 900 -- tests/check_deps.sh \

@@ -124,28 +124,30 @@ __device__ __forceinline__ uint64_t describe(const void *at, int across, int dow
 #define ROW(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
 #define ROWS_OF_8 ROW(0), ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6), ROW(7)
 #define ROWS_OF_16 ROWS_OF_8, ROW(8), ROW(9), ROW(10), ROW(11), ROW(12), ROW(13), ROW(14), ROW(15)
-#define NUMBERS_OF_8                                                                               \
+#define FIRST_32                                                                                   \
 	"%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                   \
 	"%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define NUMBERS_OF_16                                                                              \
-	NUMBERS_OF_8 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-	"%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define WIDE_MULTIPLY(ROWS, N, W, NAME, A, B, T)                                                   \
+#define OPERANDS_OF_8 " {" FIRST_32 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, %37;"
+#define OPERANDS_OF_16                                                                             \
+	" {" FIRST_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "   \
+	"%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, " \
+	"{%64, %65, %66, %67}, %68, 1, 1, 1, %69;"
+#define WIDE_MULTIPLY(ROWS, N, W, TYPE)                                                            \
 	template <int TURNED>                                                                      \
 	__device__ __forceinline__ void wide_multiply(float (&d)[ROWS][4], const uint32_t (&a)[4], uint64_t b, W) \
 	{                                                                                          \
-		asm volatile("wgmma.mma_async.sync.aligned.m64n" N "k16.f32." NAME "." NAME " {" NUMBERS_OF_##ROWS \
-			     "}, {" A "}, " B ", 1, 1, 1, " T ";"                                  \
+		asm volatile("wgmma.mma_async.sync.aligned.m64n" N "k16.f32." TYPE "." TYPE OPERANDS_OF_##ROWS \
 			     : ROWS_OF_##ROWS                                                      \
 			     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(TURNED));    \
 	}
-WIDE_MULTIPLY(8, "64", __nv_bfloat16, "bf16", "%32, %33, %34, %35", "%36", "%37")
-WIDE_MULTIPLY(16, "128", __nv_bfloat16, "bf16", "%64, %65, %66, %67", "%68", "%69")
-WIDE_MULTIPLY(8, "64", __half, "f16", "%32, %33, %34, %35", "%36", "%37")
-WIDE_MULTIPLY(16, "128", __half, "f16", "%64, %65, %66, %67", "%68", "%69")
+WIDE_MULTIPLY(8, "64", __nv_bfloat16, "bf16")
+WIDE_MULTIPLY(16, "128", __nv_bfloat16, "bf16")
+WIDE_MULTIPLY(8, "64", __half, "f16")
+WIDE_MULTIPLY(16, "128", __half, "f16")
 #undef WIDE_MULTIPLY
-#undef NUMBERS_OF_16
-#undef NUMBERS_OF_8
+#undef OPERANDS_OF_16
+#undef OPERANDS_OF_8
+#undef FIRST_32
 #undef ROWS_OF_16
 #undef ROWS_OF_8
 #undef ROW

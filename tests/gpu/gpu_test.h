@@ -135,13 +135,20 @@ static inline void batch_close(struct batch_step *b)
 	free(b->ids), free(b->positions), free(b->first), free(b->blocks), free(b->rows);
 }
 
+/* A model of which only the opening matters. The shape's arrays are in *l. */
+static inline struct backend_options tiny_options(struct large *l)
+{
+	*l = (struct large){.layers = 1, .hidden = 64, .head_dim = 16, .query_heads = 8, .kv_heads = 4,
+			    .intermediate = 64, .vocab = 100, .dtype = DTYPE_BF16};
+	struct backend_shape s = large_shape(l);
+	return make_options(&s, 8, 4, 4, 16);
+}
+
 /* A single rank can be made to go NCCL's way: its buffers, its launches among the recorded ones. */
 static inline void through_nccl(void (*cases)(void))
 {
-	struct large l = {.layers = 1, .hidden = 64, .head_dim = 16, .query_heads = 8, .kv_heads = 4,
-			  .intermediate = 64, .vocab = 100, .dtype = DTYPE_BF16};
-	struct backend_shape s = large_shape(&l);
-	struct backend_options options = make_options(&s, 8, 4, 4, 16);
+	struct large l;
+	struct backend_options options = tiny_options(&l);
 	struct error err = {0};
 	struct backend *b = NULL;
 	if (group->size > 1 || getenv("TPRUN_REDUCE")) {

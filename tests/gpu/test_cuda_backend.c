@@ -488,12 +488,11 @@ static void one_rank_through_nccl(void)
 
 static void refusals_name_the_cause(void)
 {
-	struct large l = {.layers = 1, .hidden = 64, .head_dim = 16, .query_heads = 8, .kv_heads = 4,
-			  .intermediate = 64, .vocab = 100, .dtype = DTYPE_BF16};
+	struct large l;
+	struct backend_options options = tiny_options(&l);
 	struct error err = {0};
 	struct backend *b = NULL;
-	struct backend_shape s = large_shape(&l);
-	struct backend_options options = make_options(&s, 8, 4, 4, 2000000000);
+	options.kv_blocks = 2000000000;
 	CHECK_FAILS(cuda_backend_open(&b, &options, &err), &err, "no room for the KV cache");
 	CHECK(!b);
 	options.kv_blocks = 16;

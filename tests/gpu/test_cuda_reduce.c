@@ -161,10 +161,8 @@ static void nccl_agrees_with_the_host(void)
 /* Where ranks share a GPU neither can be had, and to ask for it is an error that says so. */
 static void sharing_a_gpu_goes_through_the_host(void)
 {
-	struct large l = {.layers = 1, .hidden = 64, .head_dim = 16, .query_heads = 8, .kv_heads = 4,
-			  .intermediate = 64, .vocab = 100, .dtype = DTYPE_BF16};
-	struct backend_shape s = large_shape(&l);
-	struct backend_options options = make_options(&s, 8, 4, 4, 16);
+	struct large l;
+	struct backend_options options = tiny_options(&l);
 	struct error err = {0};
 	struct backend *b = NULL;
 	if (own_gpus()) {
