@@ -315,7 +315,8 @@ struct reference_worst {
 };
 
 /* Compares a buffer with columns [first, first + columns) of expected[rows][total]; deviations
- * are in units of the root mean square of what is expected, or of 1 where that is more. Where
+ * are in units of the expected value itself, as rounding is, or of the root mean square of all of them, or
+ * of 1, whichever is most. Where
  * `correct`, the backend then gets the expected values, so that blocks are judged one by one. */
 static inline int reference_check(struct backend *b, enum backend_buffer buffer,
 				  const double *expected, int64_t rows, int64_t total, int64_t first,
@@ -328,20 +329,21 @@ static inline int reference_check(struct backend *b, enum backend_buffer buffer,
 		return -1;
 	}
 	double squares = 0, largest = 0;
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t i = 0; i < columns; i++)
+			squares += pow(expected[r * total + first + i], 2);
+	double size = fmax(1, sqrt(squares / fmax(1, (double)(rows * columns))));
 	for (int64_t r = 0; r < rows; r++) {
 		for (int64_t i = 0; i < columns; i++) {
 			double want = expected[r * total + first + i];
-			double error = fabs(values[r * columns + i] - want);
-			squares += want * want;
+			double error = fabs(values[r * columns + i] - want) / fmax(size, fabs(want));
 			if (!(error <= largest)) /* so that a NaN counts */
 				largest = isnan(error) ? INFINITY : error;
 			values[r * columns + i] = (float)want;
 		}
 	}
-	double size = sqrt(squares / fmax(1, (double)(rows * columns)));
-	double error = largest / fmax(1, size);
-	if (error > worst->error)
-		*worst = (struct reference_worst){error, place, layer};
+	if (largest > worst->error)
+		*worst = (struct reference_worst){largest, place, layer};
 	int result = correct ? b->ops->poke(b, buffer, values, err) : 0;
 	free(values);
 	return result;
