@@ -14,6 +14,7 @@ threads_of() { for pid in $1; do sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /
 mkfifo "$TEMP/lines"
 watch() {
 	rm -f "$TEMP/out.jsonl"
+	: > "$TEMP/err" # of the command before: the one below may empty it only after it was looked at
 	timeout $limit "$@" "$TPRUN" batch "${model[@]}" --input "$TEMP/lines" --output "$TEMP/out.jsonl" \
 		--max-new-tokens 4 --print-placement > "$TEMP/out" 2> "$TEMP/err" &
 	local job=$!
