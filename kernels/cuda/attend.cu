@@ -619,10 +619,7 @@ int attend_prepare(struct cuda_backend *b, struct error *err)
 {
 	return for_attend(b, [&](attend_function kernel, size_t stage) {
 		int stages = b->programmatic ? STAGES_ALONE : STAGES;
-		return cuda_ok(b, err,
-			       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-						    stages * (int)stage),
-			       "cudaFuncSetAttribute") ? 0 : -1;
+		return shared_prepare(b, kernel, stages * (int)stage, err);
 	});
 }
 

@@ -271,11 +271,7 @@ int attend_stream_prepare(struct cuda_backend *b, struct error *err)
 	return for_tensor(b, [&](auto w, auto d) {
 		typedef decltype(w) W;
 		constexpr int D = decltype(d)::D;
-		return cuda_ok(b, err,
-			       cudaFuncSetAttribute(stream_kernel_of<W, D>(b),
-						    cudaFuncAttributeMaxDynamicSharedMemorySize,
-						    (int)stream_shared<W, D>()),
-			       "cudaFuncSetAttribute") ? 0 : -1;
+		return shared_prepare(b, stream_kernel_of<W, D>(b), (int)stream_shared<W, D>(), err);
 	});
 }
 

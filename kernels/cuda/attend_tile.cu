@@ -384,11 +384,7 @@ int attend_tile_prepare(struct cuda_backend *b, struct error *err)
 	return for_tensor(b, [&](auto w, auto d) {
 		typedef decltype(w) W;
 		constexpr int D = decltype(d)::D;
-		return cuda_ok(b, err,
-			       cudaFuncSetAttribute(attend_tile_kernel<W, D>,
-						    cudaFuncAttributeMaxDynamicSharedMemorySize,
-						    (int)tile_shared<W, D>()),
-			       "cudaFuncSetAttribute") ? 0 : -1;
+		return shared_prepare(b, attend_tile_kernel<W, D>, (int)tile_shared<W, D>(), err);
 	});
 }
 

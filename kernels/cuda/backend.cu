@@ -79,7 +79,9 @@ static int open_device(struct cuda_backend *b, struct error *err)
 	b->multiprocessors = properties.multiProcessorCount;
 	b->shared_block = (int)properties.sharedMemPerBlockOptin;
 	memcpy(b->uuid, &properties.uuid, sizeof b->uuid);
+	/* All kernels divide L1 and shared memory in the same way: see shared_prepare. */
 	if (!cuda_ok(b, err, cudaFuncGetAttributes(&attributes, blocks_probe()), "looking for this GPU's kernels") ||
+	    !cuda_ok(b, err, cudaDeviceSetCacheConfig(cudaFuncCachePreferShared), "cudaDeviceSetCacheConfig") ||
 	    !cuda_ok(b, err, cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "cudaStreamCreate") ||
 	    !cuda_ok(b, err, cudaStreamCreateWithFlags(&b->load_stream, cudaStreamNonBlocking), "cudaStreamCreate"))
 		return -1;

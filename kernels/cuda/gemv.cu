@@ -1,6 +1,6 @@
 /*
  * gemv.cu - matrix times one or two vectors (float32: up to eight): where decoding spends its time.
- * More of them are gemv_tensor.cu's.
+ * More of them are gemv_tensor.cu's, and matrices of few bytes gemv_parts.cu's.
  *
  * The weights are read once and from far away, so all that counts is having enough of them in
  * flight. A team of threads takes ROWS rows of the matrix at a time; its threads stand side by side
@@ -22,8 +22,7 @@
 #include "kernels/cuda/tensor.cuh"
 
 enum {
-	ROWS = 4, DEPTH = 2, THREADS_MAX = 256, WARPS_MAX = THREADS_MAX / 32,
-	TEAMS_MAX = 3, INPUT_WARPS = TEAMS_MAX * WARPS_MAX,
+	DEPTH = 2, THREADS_MAX = 256, WARPS_MAX = THREADS_MAX / 32, TEAMS_MAX = 3,
 };
 
 /* Adds up N values (a power of two up to 32) over a warp. Lane i ends with the sum of value
@@ -48,22 +47,6 @@ __device__ __forceinline__ float warp_sums(float (&v)[N], int lane)
 			v[0] += __shfl_xor_sync(0xffffffffu, v[0], bit);
 		return v[0];
 	}
-}
-
-/* Which rows make a group: those at first, first + 1, first + jump and first + jump + 1, where
- * first = group / run * run_rows + group % run * step. Outputs that combine two rows have the
- * pair `jump` apart; for the others jump is 2. */
-struct gemv_rows {
-	int groups, run, run_rows, step, jump;
-	int end;	/* rows (of a half, where rows are paired) */
-	bool paired;
-	bool norm_shared; /* there is room in shared memory for the norm's weight */
-};
-
-__device__ __forceinline__ int gemv_first(const struct gemv_rows &m, int group)
-{
-	int turn = (int)((unsigned)group / (unsigned)m.run);
-	return turn * m.run_rows + (group - turn * m.run) * m.step;
 }
 
 /* Shared memory holds a row of input as X, float or W, in as many planes as it takes 16-byte
@@ -105,7 +88,8 @@ __device__ __forceinline__ float4 &input_wide(uint4 *row, int pieces, int planes
 template <typename W, typename X, int T, bool RECEIVE>
 __device__ __forceinline__ void gemv_input(const struct gemv &p, uint4 *shared, const float4 *norm, float *scratch)
 {
-	const int pieces = p.columns / PIECE<W>, row_pieces = p.columns / PIECE<X>, fours = p.columns / 4;
+	constexpr bool WIDE = sizeof(X) == sizeof(float);
+	const int pieces = p.columns / PIECE<W>, row_pieces = p.columns / PIECE<X>;
 	const int count = (int)(blockDim.x * blockDim.y), at = (int)(threadIdx.y * blockDim.x + threadIdx.x);
 
 	if (!p.norm) {
@@ -116,73 +100,10 @@ __device__ __forceinline__ void gemv_input(const struct gemv &p, uint4 *shared, 
 					t < p.tokens ? ((const uint4 *)p.input)[t * row_pieces + i] : uint4();
 		return;
 	}
-	constexpr int ABREAST = RECEIVE ? 1 : 2; /* loads of a thread on their way */
-	const uint32_t epoch = RECEIVE ? peer_epoch(p.sum) : 0;
-	auto fetch = [&](int row, int i) {
-		const float4 *in = (const float4 *)((const float *)p.input + (size_t)row * p.columns) + i;
-		if constexpr (!RECEIVE)
-			return *in;
-		else
-			return 4 * i >= p.hidden ? make_float4(0, 0, 0, 0)
-			     : peer_residual<W>(p.sum, epoch, row, i, p.add ? in : NULL, p.sum_bias);
-	};
-	if (RECEIVE)
-		peer_time(p.sum, at, true);
-	/* All tokens' sums of squares, then one barrier. Between, float rows wait in shared memory;
-	 * others are read again, which rounds them but once. */
-	for (int t = 0; t < T; t++) {
-		int row = t < p.tokens && p.gather ? p.gather[t] : t;
-		float squares = 0;
-#pragma unroll 1
-		for (int first = at; t < p.tokens && first < fours; first += ABREAST * count) {
-			float4 x[ABREAST] = {};
-#pragma unroll
-			for (int k = 0; k < ABREAST; k++)
-				if (first + k * count < fours)
-					x[k] = fetch(row, first + k * count);
-#pragma unroll
-			for (int k = 0; k < ABREAST; k++) {
-				int i = first + k * count;
-				if (i >= fours)
-					break;
-				/* Spelled out, for the same bits from all these kernels. */
-				squares = fmaf(x[k].x, x[k].x, squares);
-				squares = fmaf(x[k].y, x[k].y, squares);
-				squares = fmaf(x[k].z, x[k].z, squares);
-				squares = fmaf(x[k].w, x[k].w, squares);
-				if constexpr (sizeof(X) == sizeof(float))
-					input_wide(shared + t * row_pieces, pieces, PLANES<W, X>, i) = x[k];
-				if (RECEIVE && p.keep && blockIdx.x == 0)
-					((float4 *)p.keep)[(size_t)row * fours + i] = x[k];
-			}
-		}
-		squares = warp_sum(squares);
-		if (at % 32 == 0)
-			scratch[t * INPUT_WARPS + at / 32] = squares;
-	}
-	if (RECEIVE)
-		peer_time(p.sum, at, false);
-	__syncthreads();
-	for (int t = 0; t < T; t++) {
-		int row = t < p.tokens && p.gather ? p.gather[t] : t;
-		float squares = 0;
-		for (int i = 0; i < count / 32; i++)
-			squares += scratch[t * INPUT_WARPS + i];
-		float scale = rsqrtf(squares / (float)p.hidden + p.epsilon);
-#pragma unroll 1
-		for (int i = at; i < fours; i += count) {
-			float4 x = make_float4(0, 0, 0, 0), w = norm[i];
-			if (t < p.tokens) {
-				if constexpr (sizeof(X) == sizeof(float))
-					x = input_wide(shared + t * row_pieces, pieces, PLANES<W, X>, i);
-				else
-					x = fetch(row, i);
-			}
-			input_put<W, X>(shared + t * row_pieces, pieces, i,
-					make_float4(x.x * scale * w.x, x.y * scale * w.y,
-						    x.z * scale * w.z, x.w * scale * w.w));
-		}
-	}
+	/* Float rows wait in shared memory for their norm; others are read again, which rounds them but once. */
+	gemv_norm_input<W, T, RECEIVE, WIDE>(p, norm, scratch,
+		[&](int t, int i) -> float4 & { return input_wide(shared + t * row_pieces, pieces, PLANES<W, float>, i); },
+		[&](int t, int i, float4 v) { input_put<W, X>(shared + t * row_pieces, pieces, i, v); });
 }
 
 /* Teams of a block for T tokens, at most: what the registers are for. */
@@ -197,7 +118,7 @@ __device__ __forceinline__ void team_barrier(int team, int threads)
 /* RECEIVE: p.receive, in kernels of its own, for want of registers. */
 template <typename W, typename X, int T, bool RECEIVE>
 __global__ void __launch_bounds__(THREADS_MAX *TEAMS<T>, 1)
-gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struct gemv_rows m)
+gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struct gemv_rows m, bool norm_shared)
 {
 	extern __shared__ uint4 shared[];
 	__shared__ float sums[TEAMS<T>][2][WARPS_MAX][ROWS * T];
@@ -246,7 +167,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 			load(d, r);
 	advance();
 	const float4 *norm = (const float4 *)p.norm;
-	if (m.norm_shared) {
+	if (norm_shared) { /* there is room for it */
 		float4 *room = (float4 *)(shared + T * (p.columns / PIECE<X>));
 		for (int i = team * threads + (int)threadIdx.x; i < p.columns / 4;
 		     i += threads * (int)blockDim.y)
@@ -269,8 +190,8 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 
 	for (int group = first_group; group < m.groups; group += teams, buffer ^= 1) {
 		float sum[ROWS * T] = {};
-		int row = gemv_first(m, group) + out_r % 2 + out_r / 2 * m.jump;
-		const bool valid = writer && row - (m.paired ? out_r / 2 * m.jump : 0) < m.end;
+		const int row = gemv_row(m, group, out_r);
+		const bool valid = writer && gemv_row_exists(m, row, out_r);
 		struct gemv_extra extra = gemv_extra_of(p, out_t, row, valid);
 
 		for (int pass = 0; pass < passes; pass++) {
@@ -315,7 +236,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 		publish_results(p.publish);
 }
 
-typedef void (*gemv_function)(const struct gemv, const struct gemv_rows);
+typedef void (*gemv_function)(const struct gemv, const struct gemv_rows, bool norm_shared);
 
 template <typename W, typename X, bool RECEIVE> static gemv_function gemv_kernel_of(int tokens)
 {
@@ -340,17 +261,14 @@ enum { GEMV_SHARED_MAX = 96 << 10 };
 
 int gemv_prepare(struct cuda_backend *b, struct error *err)
 {
-	if (gemv_tensor_prepare(b, err))
+	if (gemv_tensor_prepare(b, err) || gemv_parts_prepare(b, err))
 		return -1;
 	return for_dtype(b->options.shape.dtype, [&](auto w) {
 		typedef decltype(w) W;
 		for (int i = 0; i < 4; i++)
 			for (int tokens = 1; tokens <= GEMV_TOKENS; tokens *= 2) {
 				gemv_function kernel = gemv_kernel_for<W>(tokens, i & 1, i & 2);
-				if (!cuda_ok(b, err,
-					     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-								  GEMV_SHARED_MAX),
-					     "cudaFuncSetAttribute"))
+				if (shared_prepare(b, kernel, GEMV_SHARED_MAX, err))
 					return -1;
 			}
 		return 0;
@@ -379,34 +297,17 @@ bool gemv_wide(const struct cuda_backend *b, int32_t tokens, int32_t columns)
 	return input_fits(b, tokens, columns, sizeof(float));
 }
 
-static struct gemv_rows rows_of(const struct gemv *p)
-{
-	struct gemv_rows m = {(p->rows + ROWS - 1) / ROWS, INT32_MAX, 0, ROWS, 2, p->rows, false, false};
-	if (p->output == OUTPUT_GATE_UP) {
-		m.end = m.jump = p->rows / 2;
-		m.step = 2;
-		m.groups = (m.end + 1) / 2;
-		m.paired = true;
-	}
-	if (p->output == OUTPUT_ROPE) { /* a head's halves turn together; head_dim % 4 is 0 */
-		m.run = p->head_dim / ROWS;
-		m.run_rows = p->head_dim;
-		m.step = 2;
-		m.jump = p->head_dim / 2;
-		m.paired = true;
-	}
-	return m;
-}
-
 int gemv_launch(struct cuda_backend *b, const struct gemv *p, struct error *err)
 {
 	if (!gemv_norms(b, p->tokens, p->columns))
 		return gemv_tensor_launch(b, p, err);
+	if (gemv_parts_serve(b, p))
+		return gemv_parts_launch(b, p, err);
 	return for_dtype(b->options.shape.dtype, [&](auto w) {
 		typedef decltype(w) W;
 		bool wide = gemv_wide(b, p->tokens, p->columns);
 		gemv_function kernel = gemv_kernel_for<W>(p->tokens, wide, p->receive);
-		struct gemv_rows m = rows_of(p);
+		struct gemv_rows m = gemv_rows_of(p);
 		int pieces = p->columns / PIECE<W>;
 		/* Short rows take smaller teams, so that all threads have full loads. */
 		int threads = ((pieces + DEPTH - 1) / DEPTH + 31) / 32 * 32;
@@ -414,8 +315,8 @@ int gemv_launch(struct cuda_backend *b, const struct gemv *p, struct error *err)
 		size_t shared = (size_t)token_places(p->tokens) * (size_t)p->columns *
 				(wide ? sizeof(float) : sizeof(W));
 		size_t norm_bytes = p->norm ? (size_t)p->columns * sizeof(float) : 0;
-		m.norm_shared = p->norm && shared + norm_bytes <= GEMV_SHARED_MAX;
-		shared += m.norm_shared ? norm_bytes : 0;
+		bool norm_shared = p->norm && shared + norm_bytes <= GEMV_SHARED_MAX;
+		shared += norm_shared ? norm_bytes : 0;
 		/* Blocks as large as the registers allow: each reads the whole input. */
 		int teams = p->tokens == 1 ? TEAMS<1> : TEAMS<2>;
 		int resident = 0;
@@ -428,6 +329,6 @@ int gemv_launch(struct cuda_backend *b, const struct gemv *p, struct error *err)
 		int fewest = (m.groups + teams - 1) / teams;
 		grid = fewest < grid ? fewest : grid;
 		return kernel_launch(b, err, "gemv_kernel", kernel, dim3((unsigned)grid),
-				     dim3((unsigned)threads, (unsigned)teams), shared, *p, m);
+				     dim3((unsigned)threads, (unsigned)teams), shared, *p, m, norm_shared);
 	});
 }

@@ -1,11 +1,142 @@
 /*
- * gemv.cuh - what becomes of a product's sums: bias, rope, activation, residual, cache, other ranks.
+ * gemv.cuh - what products of few tokens share: which rows are summed together, the norm of their input, and what
+ * becomes of their sums: bias, rope, activation, residual, cache, other ranks.
  */
 #ifndef TPRUN_CUDA_GEMV_CUH
 #define TPRUN_CUDA_GEMV_CUH
 
 #include "kernels/cuda/internal.cuh"
 #include "kernels/cuda/peers.cuh"
+
+/* ---- which rows --------------------------------------------------------------------------------- */
+
+enum { ROWS = 4 }; /* of a group, which is what is summed at a time */
+
+/* Which rows make a group: those at first, first + 1, first + jump and first + jump + 1, where
+ * first = group / run * run_rows + group % run * step. Outputs that combine two rows have the
+ * pair `jump` apart; for the others jump is 2. */
+struct gemv_rows {
+	int groups, run, run_rows, step, jump;
+	int end;	/* rows (of a half, where rows are paired) */
+	bool paired;
+};
+
+__device__ __forceinline__ int gemv_first(const struct gemv_rows &m, int group)
+{
+	int turn = (int)((unsigned)group / (unsigned)m.run);
+	return turn * m.run_rows + (group - turn * m.run) * m.step;
+}
+
+/* Row r of a group. */
+__device__ __forceinline__ int gemv_row(const struct gemv_rows &m, int group, int r)
+{
+	return gemv_first(m, group) + r % 2 + r / 2 * m.jump;
+}
+
+/* Whether that is one of the matrix. */
+__device__ __forceinline__ bool gemv_row_exists(const struct gemv_rows &m, int row, int r)
+{
+	return row - (m.paired ? r / 2 * m.jump : 0) < m.end;
+}
+
+static inline struct gemv_rows gemv_rows_of(const struct gemv *p)
+{
+	struct gemv_rows m = {(p->rows + ROWS - 1) / ROWS, INT32_MAX, 0, ROWS, 2, p->rows, false};
+	if (p->output == OUTPUT_GATE_UP) {
+		m.end = m.jump = p->rows / 2;
+		m.step = 2;
+		m.groups = (m.end + 1) / 2;
+		m.paired = true;
+	}
+	if (p->output == OUTPUT_ROPE) { /* a head's halves turn together; head_dim % 4 is 0 */
+		m.run = p->head_dim / ROWS;
+		m.run_rows = p->head_dim;
+		m.step = 2;
+		m.jump = p->head_dim / 2;
+		m.paired = true;
+	}
+	return m;
+}
+
+/* ---- the norm of the residual -------------------------------------------------------------------- */
+
+enum { INPUT_WARPS = 24 }; /* of a block, at most */
+
+/* Calls put(t, i, v) with elements 4i to 4i + 3 of every token's norm, zeros from p.tokens on. The block's
+ * threads share the work, each with elements that are always its own. Between the sums of squares, which take a
+ * barrier, and the norm, elements wait in keep(t, i), where KEEP; otherwise they are read again. `norm` is the
+ * norm's weight, `scratch` has T * INPUT_WARPS. */
+template <typename W, int T, bool RECEIVE, bool KEEP, typename K, typename P>
+__device__ __forceinline__ void gemv_norm_input(const struct gemv &p, const float4 *norm, float *scratch, K keep, P put)
+{
+	constexpr int ABREAST = RECEIVE ? 1 : 2; /* loads of a thread on their way */
+	const int fours = p.columns / 4, count = (int)(blockDim.x * blockDim.y);
+	const int at = (int)(threadIdx.y * blockDim.x + threadIdx.x);
+	const uint32_t epoch = RECEIVE ? peer_epoch(p.sum) : 0;
+	auto fetch = [&](int row, int i) {
+		const float4 *in = (const float4 *)((const float *)p.input + (size_t)row * p.columns) + i;
+		if constexpr (!RECEIVE)
+			return *in;
+		else
+			return 4 * i >= p.hidden ? make_float4(0, 0, 0, 0)
+			     : peer_residual<W>(p.sum, epoch, row, i, p.add ? in : NULL, p.sum_bias);
+	};
+	if (RECEIVE)
+		peer_time(p.sum, at, true);
+	for (int t = 0; t < T; t++) {
+		int row = t < p.tokens && p.gather ? p.gather[t] : t;
+		float squares = 0;
+#pragma unroll 1
+		for (int first = at; t < p.tokens && first < fours; first += ABREAST * count) {
+			float4 x[ABREAST] = {};
+#pragma unroll
+			for (int k = 0; k < ABREAST; k++)
+				if (first + k * count < fours)
+					x[k] = fetch(row, first + k * count);
+#pragma unroll
+			for (int k = 0; k < ABREAST; k++) {
+				int i = first + k * count;
+				if (i >= fours)
+					break;
+				/* Spelled out, for the same bits from all these kernels. */
+				squares = fmaf(x[k].x, x[k].x, squares);
+				squares = fmaf(x[k].y, x[k].y, squares);
+				squares = fmaf(x[k].z, x[k].z, squares);
+				squares = fmaf(x[k].w, x[k].w, squares);
+				if (KEEP)
+					keep(t, i) = x[k];
+				if (RECEIVE && p.keep && blockIdx.x == 0)
+					((float4 *)p.keep)[(size_t)row * fours + i] = x[k];
+			}
+		}
+		squares = warp_sum(squares);
+		if (at % 32 == 0)
+			scratch[t * INPUT_WARPS + at / 32] = squares;
+	}
+	if (RECEIVE)
+		peer_time(p.sum, at, false);
+	__syncthreads();
+	for (int t = 0; t < T; t++) {
+		int row = t < p.tokens && p.gather ? p.gather[t] : t;
+		float squares = 0;
+		for (int i = 0; i < count / 32; i++)
+			squares += scratch[t * INPUT_WARPS + i];
+		float scale = rsqrtf(squares / (float)p.hidden + p.epsilon);
+#pragma unroll 1
+		for (int i = at; i < fours; i += count) {
+			float4 x = make_float4(0, 0, 0, 0), w = norm[i];
+			if (t < p.tokens) {
+				if constexpr (KEEP)
+					x = keep(t, i);
+				else
+					x = fetch(row, i);
+			}
+			put(t, i, make_float4(x.x * scale * w.x, x.y * scale * w.y, x.z * scale * w.z, x.w * scale * w.w));
+		}
+	}
+}
+
+/* ---- the output ----------------------------------------------------------------------------------- */
 
 /* What the output needs besides the sum; read while weights are under way. */
 struct gemv_extra {

@@ -272,9 +272,7 @@ int gemv_tensor_prepare(struct cuda_backend *b, struct error *err)
 		typedef decltype(w) W;
 		tensor_function kernels[] = {kernel_for<W>(STAGES_FEW), kernel_for<W>(STAGES_MAX)};
 		for (tensor_function kernel : kernels)
-			if (!cuda_ok(b, err, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-								  b->shared_block - SHARED_FIXED),
-				     "cudaFuncSetAttribute"))
+			if (shared_prepare(b, kernel, b->shared_block - SHARED_FIXED, err))
 				return -1;
 		return 0;
 	});

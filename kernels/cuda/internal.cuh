@@ -132,6 +132,7 @@ struct cuda_backend {
 	int shared_block;	/* bytes of shared memory that a block may take */
 	unsigned char uuid[16];	/* the GPU's own, to tell whether ranks share one */
 	bool programmatic;	/* kernels may overlap the one before: see wait_for_previous */
+	size_t parts_bytes;	/* of weights for a multiprocessor that gemv_parts.cu serves */
 	bool plain_next;	/* the next kernel follows something that is no kernel of ours */
 	char label[96];		/* "GPU 0 (NVIDIA H200, 0000:65:00.0)", for errors */
 
@@ -259,6 +260,17 @@ static int kernel_launch(struct cuda_backend *b, struct error *err, const char *
 	return cluster_launch(b, err, name, kernel, dim3(1), grid, threads, shared, arguments...);
 }
 
+/* Lets a kernel take so many bytes of shared memory, of all that a multiprocessor can have: between kernels that
+ * want L1 and shared memory divided in different ways it would have to come to rest. Returns 0 or -1. */
+template <typename K>
+static int shared_prepare(const struct cuda_backend *b, K kernel, int bytes, struct error *err)
+{
+	return cuda_ok(b, err, cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+						    cudaSharedmemCarveoutMaxShared), "cudaFuncSetAttribute") &&
+	       cuda_ok(b, err, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+		       "cudaFuncSetAttribute") ? 0 : -1;
+}
+
 /* Calls f with a value of the shape's element type: f(float()), f(__half()) or f(__nv_bfloat16()). */
 template <typename F> static inline int for_dtype(enum dtype dtype, F f)
 {
@@ -320,6 +332,11 @@ bool gemv_norms(const struct cuda_backend *, int32_t tokens, int32_t columns);
  * inputs too large for that are kept as W. */
 bool gemv_wide(const struct cuda_backend *, int32_t tokens, int32_t columns);
 int gemv_launch(struct cuda_backend *, const struct gemv *, struct error *err);
+
+/* ---- gemv_parts.cu: the same for one or two rows and matrices of few bytes, input as for gemv_wide ---- */
+int gemv_parts_prepare(struct cuda_backend *, struct error *err);
+bool gemv_parts_serve(const struct cuda_backend *, const struct gemv *);
+int gemv_parts_launch(struct cuda_backend *, const struct gemv *, struct error *err);
 
 /* ---- gemv_tensor.cu: the same on tensor cores, for what gemv.cu leaves to it: rows of W --------- */
 int gemv_tensor_prepare(struct cuda_backend *, struct error *err);

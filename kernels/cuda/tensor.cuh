@@ -69,6 +69,21 @@ __device__ __forceinline__ uint4 load_shared(uint32_t address)
 	return v;
 }
 
+/* 8 bytes of it. */
+__device__ __forceinline__ void load_shared(uint32_t address, uint32_t (&v)[2])
+{
+	asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v[0]), "=r"(v[1]) : "r"(address) : "memory");
+}
+
+/* Adds one to a counter in shared memory, and tells what it was. Who adds sees what those before it had written. */
+__device__ __forceinline__ int count_in(int *counter)
+{
+	int before;
+	asm volatile("atom.acq_rel.cta.shared::cta.add.u32 %0, [%1], 1;"
+		     : "=r"(before) : "r"(shared_address(counter)) : "memory");
+	return before;
+}
+
 /* 16 bytes to shared memory in the background. */
 __device__ __forceinline__ void copy_piece(uint32_t to, const void *from)
 {

@@ -169,6 +169,14 @@ static inline void through_nccl(void (*cases)(void))
 	unsetenv("TPRUN_REDUCE");
 }
 
+/* Cases with products of few tokens by gemv.cu, which gemv_parts.cu would serve for matrices as small as tests'. */
+static inline void without_parts(void (*cases)(void))
+{
+	setenv("TPRUN_CUDA_PARTS", "0", 1);
+	cases();
+	unsetenv("TPRUN_CUDA_PARTS");
+}
+
 /* Arguments name the tests to run; none, all of them. */
 static inline bool asked(int argc, char **argv, const char *name)
 {

@@ -297,6 +297,16 @@ static void wide_rows_match_cpu(void)
 	}
 }
 
+static void blocks_without_parts_match_float64(void)
+{
+	without_parts(blocks_match_float64);
+}
+
+static void wide_rows_without_parts_match_cpu(void)
+{
+	without_parts(wide_rows_match_cpu);
+}
+
 /* Steps of a few tokens more than the matrix-vector kernels take, and around the most that are recorded;
  * odd rows, long and short. */
 static void small_batches_match_cpu(void)
@@ -512,8 +522,10 @@ int main(int argc, char **argv)
 	gpu_test_start();
 	RUN_ASKED(refusals_name_the_cause);
 	RUN_ASKED(blocks_match_float64);
+	RUN_ASKED(blocks_without_parts_match_float64);
 	RUN_ASKED(many_sequences_match_float64);
 	RUN_ASKED(wide_rows_match_cpu);
+	RUN_ASKED(wide_rows_without_parts_match_cpu);
 	RUN_ASKED(small_batches_match_cpu);
 	RUN_ASKED(long_prompt_matches_cpu);
 	RUN_ASKED(batch_of_33_matches_cpu);

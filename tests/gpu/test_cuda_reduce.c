@@ -150,6 +150,11 @@ static void peers_agree_with_the_host(void)
 		few_and_many_take_turns("peer", NULL, "through peers' memory");
 }
 
+static void peers_without_parts_agree_with_the_host(void)
+{
+	without_parts(peers_agree_with_the_host);
+}
+
 static void nccl_agrees_with_the_host(void)
 {
 	if (!own_gpus() || group->size == 1)
@@ -179,6 +184,7 @@ int main(int argc, char **argv)
 {
 	gpu_test_start();
 	RUN_ASKED(peers_agree_with_the_host);
+	RUN_ASKED(peers_without_parts_agree_with_the_host);
 	RUN_ASKED(nccl_agrees_with_the_host);
 	RUN_ASKED(sharing_a_gpu_goes_through_the_host);
 	mpi_group_close(group);
