@@ -33,7 +33,7 @@ enum {
 	AHEAD = 4,		/* pieces of input */
 	TOKENS = 2,		/* at most */
 	SHARED_FIXED = 1024,	/* the kernel's own, at most */
-	KIB_MOST = 400,		/* of weights for a multiprocessor: what paid on H200s */
+	KIB_MOST = 400,		/* of weights for a multiprocessor: what paid on an H200 */
 };
 
 /* How shared memory is divided, in pieces of 16 bytes: the input's parts from 0 on, then */
@@ -243,11 +243,13 @@ template <typename F> static int for_parts(const struct cuda_backend *b, int tok
 	return b->options.shape.dtype == DTYPE_F16 ? of(__half()) : of(__nv_bfloat16());
 }
 
-/* TPRUN_CUDA_PARTS gives another number than KIB_MOST, 0 for never, to measure and to test. */
+/* TPRUN_CUDA_PARTS gives another number than KIB_MOST, 0 for never, to measure and to test. Several ranks must ask
+ * for it: it was not measured there. */
 int gemv_parts_prepare(struct cuda_backend *b, struct error *err)
 {
+	const struct group *g = b->options.group;
 	const char *wanted = getenv("TPRUN_CUDA_PARTS");
-	b->parts_bytes = (size_t)(wanted ? atoi(wanted) : KIB_MOST) << 10;
+	b->parts_bytes = (size_t)(wanted ? atoi(wanted) : g && g->size > 1 ? 0 : KIB_MOST) << 10;
 	for (int i = 0; b->options.shape.dtype != DTYPE_F32 && i < 2 * TOKENS; i++)
 		if (for_parts(b, 1 + i / 2, i % 2, [&](parts_function kernel) {
 			return shared_prepare(b, kernel, b->shared_block - SHARED_FIXED, err);

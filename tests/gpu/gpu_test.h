@@ -169,12 +169,17 @@ static inline void through_nccl(void (*cases)(void))
 	unsetenv("TPRUN_REDUCE");
 }
 
-/* Cases with products of few tokens by gemv.cu, which gemv_parts.cu would serve for matrices as small as tests'. */
+/* Products of few tokens: by gemv_parts.cu for matrices as small as tests' on any number of ranks, or never. */
+static inline void with_parts(bool with)
+{
+	setenv("TPRUN_CUDA_PARTS", with ? "400" : "0", 1);
+}
+
 static inline void without_parts(void (*cases)(void))
 {
-	setenv("TPRUN_CUDA_PARTS", "0", 1);
+	with_parts(false);
 	cases();
-	unsetenv("TPRUN_CUDA_PARTS");
+	with_parts(true);
 }
 
 /* Arguments name the tests to run; none, all of them. */
@@ -213,6 +218,7 @@ static inline void gpu_test_start(void)
 		fprintf(stderr, "no GPU: %s\n", err.message);
 		exit(1);
 	}
+	with_parts(true);
 }
 
 #endif
