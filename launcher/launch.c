@@ -26,6 +26,15 @@ struct launch_hint launch_hint(void)
 	return (struct launch_hint){0, 0, NULL};
 }
 
+bool launch_on_one_node(void)
+{
+	const char *all = getenv("OMPI_COMM_WORLD_SIZE"), *here = getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+	const char *nodes = getenv("SLURM_STEP_NUM_NODES");
+	if (!launch_hint().size)
+		return true;
+	return all ? here && atoi(here) == atoi(all) : nodes && atoi(nodes) == 1;
+}
+
 bool launch_is_doubtful(void)
 {
 #ifdef OPEN_MPI

@@ -16,6 +16,8 @@ struct launch_hint {
 	const char *name;
 };
 struct launch_hint launch_hint(void);
+/* Whether all ranks are on this node, as far as a launcher's environment tells. */
+bool launch_on_one_node(void);
 /* Whether this MPI may not understand how it was started, and may then end the process by itself:
  * Open MPI under PMI, which few of its builds speak. */
 bool launch_is_doubtful(void);
