@@ -5,7 +5,7 @@
  * possible on its way from the start, before the kernel ahead has ended, and little to do with it
  * afterwards. Half of a multiprocessor's registers are weights under way; tensor cores take them from there as they
  * are, with no conversion. For that the input, which is float, becomes two parts in the weights' type that
- * add up to it: 16 bits of it with bfloat16, 22 with float16.
+ * add up to it: 16 bits of it with bfloat16, 22 with float16 down to 1/4 and 2^-25 below.
  *
  * In mma.m16n8k16 the weights are the first matrix. A lane's load is 16 bytes, of a row that lane/8 chooses, so that
  * a warp reads whole lines of 128 bytes of four rows. Its four words are four fragments: the lane's eight
@@ -19,6 +19,7 @@
  * Where a matrix takes many rounds of all teams, gemv.cu is faster: more warps with smaller loads keep the memory
  * busier.
  */
+#include <float.h>
 #include <stdlib.h>
 
 #include "kernels/cuda/gemv.cuh"
@@ -45,6 +46,10 @@ struct parts_room {
 	int turns;  /* groups of a team */
 };
 
+/* The most that a part holds. What float16 cannot, the second part takes; beyond twice that it is cut off. */
+template <typename W> constexpr float PART_MOST = FLT_MAX;
+template <> constexpr float PART_MOST<__half> = 65504;
+
 /* Elements 4i to 4i + 3 as parts. In a line, words 0 and 2 of a piece stand side by side, and so do 1 and 3,
  * those of a slice of four pieces after one another: what a lane reads at once. */
 template <typename W> __device__ __forceinline__ void parts_put(uint4 *parts, int stride, int i, float4 v)
@@ -58,7 +63,8 @@ template <typename W> __device__ __forceinline__ void parts_put(uint4 *parts, in
 		W w[4];
 #pragma unroll
 		for (int e = 0; e < 4; e++) {
-			w[e] = from_float<W>(x[e]);
+			const float most = PART_MOST<W>; /* comparisons let a NaN through */
+			w[e] = from_float<W>(x[e] > most ? most : x[e] < -most ? -most : x[e]);
 			x[e] -= to_float(w[e]);
 		}
 		to[0] = ((uint32_t *)w)[0];
