@@ -350,6 +350,9 @@ int peers_open(struct cuda_backend *, char *why, size_t room, struct error *err)
 void peers_close(struct cuda_backend *);
 /* Whether the sums of a step of so many tokens go this way. */
 bool peers_serve(const struct cuda_backend *, int32_t tokens);
+/* At a step's begin, once in 2^32 sums, some 18 hours of decoding a 7B model: before their numbers run over, all ranks
+ * meet and clear their mailboxes, where words of long ago would count again. */
+int peers_renew(struct cuda_backend *, struct error *err);
 /* Fails where a rank's part of a sum has not come in time. */
 int peers_check(struct cuda_backend *, struct error *err);
 /* Begins the step's next sum, which the kernel launched next must push. The residual owes it from

@@ -2,6 +2,7 @@
  * peers.cu - opening the ranks' mailboxes, and the small kernels around them: see peers.cuh.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cuda/peers.cuh"
@@ -124,6 +125,13 @@ static uint32_t patience_of(int seconds)
 	return (uint32_t)((1000000000ull * (unsigned)seconds) >> 20);
 }
 
+/* Bytes of a rank's mailboxes. */
+static size_t mailbox_bytes(const struct cuda_backend *b)
+{
+	size_t row = (size_t)b->layout.hidden_stride * (b->options.shape.dtype == DTYPE_F32 ? 8 : 4);
+	return 2 * (size_t)b->options.group->size * SMALL_TOKENS * row;
+}
+
 int peers_begin_sum(struct cuda_backend *b, bool add, const float *bias, struct error *err)
 {
 	struct residual_state *r = &b->residual;
@@ -206,8 +214,7 @@ static bool fine(char *why, const char *what, cudaError_t status)
 static void make_offer(struct cuda_backend *b, struct peer_offer *own)
 {
 	const struct group *g = b->options.group;
-	size_t row = (size_t)b->layout.hidden_stride * (b->options.shape.dtype == DTYPE_F32 ? 8 : 4);
-	size_t bytes = 2 * (size_t)g->size * SMALL_TOKENS * row, page = 2 << 20;
+	size_t bytes = mailbox_bytes(b), page = 2 << 20;
 	FILE *file = fopen("/proc/sys/kernel/random/boot_id", "r");
 
 	memset(own, 0, sizeof *own);
@@ -264,6 +271,24 @@ static void open_mailboxes(struct cuda_backend *b, const struct peer_offer *offe
 	}
 }
 
+/* Sums left before their numbers are used up: more than a step takes. */
+enum { EPOCHS_SPARED = 1 << 16 };
+
+int peers_renew(struct cuda_backend *b, struct error *err)
+{
+	const struct group *g = b->options.group;
+	if (!b->peers || b->epoch < UINT32_MAX - EPOCHS_SPARED)
+		return 0;
+	/* What is on its way has come before any rank clears, and all have before any goes on. */
+	int result = cuda_ok(b, err, cudaStreamSynchronize(b->stream), "before mailboxes are cleared") ? 0 : -1;
+	if (g->agree(g, result, err))
+		return -1;
+	result = cuda_ok(b, err, cudaMemsetAsync(b->mailbox, 0, mailbox_bytes(b), b->stream), "cudaMemsetAsync") &&
+		 cuda_ok(b, err, cudaStreamSynchronize(b->stream), "clearing a mailbox") ? 0 : -1;
+	b->epoch = 1;
+	return g->agree(g, result, err);
+}
+
 /* Sums known values, in each of the two mailboxes twice. */
 static int try_sums(struct cuda_backend *b, float *row, char *why, struct error *err)
 {
@@ -301,6 +326,10 @@ static int try_sums(struct cuda_backend *b, float *row, char *why, struct error 
 			snprintf(why, REASON, "%.*s", REASON - 1, wrong.message);
 	}
 	b->residual.sums = 0;
+	/* To test what happens when numbers are used up. */
+	const char *wanted = getenv("TPRUN_CUDA_EPOCH");
+	if (wanted)
+		b->epoch = (uint32_t)strtoul(wanted, NULL, 10);
 	return 0;
 }
 

@@ -307,7 +307,7 @@ int step_begin(struct backend *base, const struct step *s, struct error *err)
 	b->epoch += b->residual.sums;
 	memset(&b->residual, 0, sizeof b->residual);
 	b->residual.at = at<float>(b, b->layout.residual);
-	if (check_step(b, s, err) ||
+	if (check_step(b, s, err) || peers_renew(b, err) ||
 	    !cuda_ok(b, err, cudaEventSynchronize(b->step_copied), "waiting for the step before") ||
 	    pack_step(b, s, err))
 		return -1;
