@@ -284,7 +284,7 @@ static int transfer(struct cuda_backend *b, enum backend_buffer buffer, float *o
 	void *packed = NULL;
 	int result = -1;
 
-	if (step_flush(b, err) || (buffer == BUFFER_RESIDUAL && peers_settle(b, err)))
+	if (step_flush(b, err) || (buffer == BUFFER_RESIDUAL && (peers_settle(b, err) || rows_gather(b, err))))
 		return -1;
 	if (!count)
 		return 0;

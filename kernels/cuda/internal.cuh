@@ -38,12 +38,19 @@ struct peer_sum {
 struct residual_state {
 	float *at;		/* [tokens][hidden_stride], without what is pending */
 	uint32_t sums;		/* begun in this step through the peers' memory */
+	bool shared;		/* each rank has only its share of the tokens' up to date: see peers_rows.cu */
 	/* The last of them is not part of the residual yet: */
 	bool pending;
 	bool met;		/* but some kernel has waited for it, */
 	bool add;		/* it adds to the residual, or else makes it, */
 	const float *bias;	/* and this comes on top, or NULL */
 	struct peer_sum sum;
+};
+
+/* Where a rank's part of a sum of many tokens, norm and residual lie: offsets in its workspace, as mapped here. */
+struct rows_place {
+	unsigned char *workspace;
+	uint64_t part, normed, residual;
 };
 
 /* What a recorded graph depends on besides fixed addresses. */
@@ -179,6 +186,9 @@ struct cuda_backend {
 	uint4 *mailbox;		     /* this rank's */
 	void *opened[PEER_RANKS];    /* the others', as opened here */
 	int32_t *late;		     /* pinned, see struct peer_sum; PEERS_ABORTED: nobody is to wait */
+	bool rows;		     /* many tokens go through all ranks' workspaces, with peers only */
+	struct rows_place rows_at[PEER_RANKS];
+	uint32_t rows_number;	     /* of the last sum that went this way */
 	uint32_t epoch;		     /* of the step's first sum; 0 is none's */
 	uint64_t *sum_time;	     /* pinned, [1]: what the device's clock told last; NULL without time_sums */
 #ifdef TPRUN_NCCL
@@ -364,6 +374,19 @@ int peers_push(struct cuda_backend *, const float *partial, struct error *err);
 int peers_settle(struct cuda_backend *, struct error *err);
 /* The same where it owes something, and normed = RMSNorm(residual). */
 int peers_settle_norm(struct cuda_backend *, const float *norm, struct error *err);
+
+/* A rank's flags for peers_rows.cu, and how long a kernel waits for other ranks, in units of 2^20 ns. */
+uint32_t *peers_flags(const struct cuda_backend *, int rank);
+uint32_t peers_patience(const struct cuda_backend *);
+
+/* ---- peers_rows.cu: sums of many tokens through the ranks' own memory ------------------------- */
+/* Whether the sums of a step of so many tokens go this way. */
+bool rows_serve(const struct cuda_backend *, int32_t tokens);
+/* residual = or += the sum of all ranks' layout.partial, in the shape's dtype, and bias; normed = its RMSNorm, or
+ * with norm NULL, the whole residual on every rank. Collective. */
+int rows_sum(struct cuda_backend *, bool add, const float *bias, const float *norm, struct error *err);
+/* The whole residual on every rank, where each has a share of it. Collective. */
+int rows_gather(struct cuda_backend *, struct error *err);
 
 /* ---- attend.cu, attend_stream.cu, attend_tile.cu -------------------------------------------- */
 /* Each serves its part of the step's tokens, and launches nothing where it has none. */

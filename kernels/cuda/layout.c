@@ -73,6 +73,7 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 	l->activation_wide = take(&end, few * (uint64_t)l->activation_stride, 4);
 	l->part = take(&end, sums ? some * stride : 0, 4);
 	l->partial = take(&end, sums ? tokens * stride : 0, 4);
+	l->rows_done = take(&end, 1, 4);
 	l->sum_time = take(&end, 1, 8);
 	l->rope = take(&end, tokens * (uint64_t)(s->head_dim / 2), 8);
 	uint64_t splits = (uint64_t)(2 * ATTEND_WARPS / s->kv_heads) * (uint64_t)s->query_heads;

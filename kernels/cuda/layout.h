@@ -69,6 +69,7 @@ struct cuda_layout {
 	uint64_t attention_wide, activation_wide; /* float [few][...], few: up to GEMV_TOKENS */
 	uint64_t part;		/* float [up to SMALL_TOKENS][hidden_stride], with sums only: see peers.cu */
 	uint64_t partial;	/* dtype or float [max_tokens][hidden_stride], with sums only */
+	uint64_t rows_done;	/* uint32: see peers_rows.cu */
 	uint64_t sum_time;	/* uint64: see struct peer_sum */
 	uint64_t rope;		/* cos and sin, float2 [max_tokens][head_dim / 2] */
 	/* Parts of a cut context: of attend.cu, [ATTEND_BLOCKS][ATTEND_HEADS], or of attend_stream.cu,

@@ -125,11 +125,22 @@ static uint32_t patience_of(int seconds)
 	return (uint32_t)((1000000000ull * (unsigned)seconds) >> 20);
 }
 
-/* Bytes of a rank's mailboxes. */
+uint32_t peers_patience(const struct cuda_backend *b)
+{
+	return b->options.patience_s ? patience_of(b->options.patience_s) : UINT32_MAX;
+}
+
+/* Bytes of a rank's mailboxes; its flags come behind. */
 static size_t mailbox_bytes(const struct cuda_backend *b)
 {
 	size_t row = (size_t)b->layout.hidden_stride * (b->options.shape.dtype == DTYPE_F32 ? 8 : 4);
 	return 2 * (size_t)b->options.group->size * SMALL_TOKENS * row;
+}
+
+uint32_t *peers_flags(const struct cuda_backend *b, int rank)
+{
+	void *mailbox = rank == b->options.group->rank ? b->mailbox : b->opened[rank];
+	return (uint32_t *)((unsigned char *)mailbox + mailbox_bytes(b));
 }
 
 int peers_begin_sum(struct cuda_backend *b, bool add, const float *bias, struct error *err)
@@ -146,7 +157,7 @@ int peers_begin_sum(struct cuda_backend *b, bool add, const float *bias, struct 
 	r->sum.row = b->layout.hidden_stride / 4 * (b->options.shape.dtype == DTYPE_F32 ? 2 : 1);
 	r->sum.late = b->late;
 	r->sum.time = b->sum_time ? at<uint64_t>(b, b->layout.sum_time) : NULL;
-	r->sum.patience = b->options.patience_s ? patience_of(b->options.patience_s) : UINT32_MAX;
+	r->sum.patience = peers_patience(b);
 	for (int i = 0; i < r->sum.ranks; i++)
 		r->sum.mailbox[i] = i == r->sum.rank ? b->mailbox : (uint4 *)b->opened[i];
 	r->pending = true;
@@ -196,7 +207,8 @@ int peers_check(struct cuda_backend *b, struct error *err)
 
 /* What a rank tells the others. */
 struct peer_offer {
-	cudaIpcMemHandle_t mailbox;
+	cudaIpcMemHandle_t mailbox, workspace;
+	struct rows_place rows; /* but its address */
 	char boot_id[BOOT_ID]; /* of the kernel it runs under: the same on one node */
 	char address[32];      /* of its GPU */
 	char why[REASON];      /* what went wrong; empty where nothing has */
@@ -214,7 +226,7 @@ static bool fine(char *why, const char *what, cudaError_t status)
 static void make_offer(struct cuda_backend *b, struct peer_offer *own)
 {
 	const struct group *g = b->options.group;
-	size_t bytes = mailbox_bytes(b), page = 2 << 20;
+	size_t bytes = mailbox_bytes(b) + 2 * PEER_RANKS * sizeof(uint32_t), page = 2 << 20;
 	FILE *file = fopen("/proc/sys/kernel/random/boot_id", "r");
 
 	memset(own, 0, sizeof *own);
@@ -231,17 +243,33 @@ static void make_offer(struct cuda_backend *b, struct peer_offer *own)
 	    !fine(own->why, "cudaMemsetAsync", cudaMemsetAsync(b->mailbox, 0, bytes, b->stream)) ||
 	    !fine(own->why, "cudaStreamSynchronize", cudaStreamSynchronize(b->stream)) ||
 	    (g->size > 1 &&
-	     !fine(own->why, "cudaIpcGetMemHandle", cudaIpcGetMemHandle(&own->mailbox, b->mailbox))))
+	     (!fine(own->why, "cudaIpcGetMemHandle", cudaIpcGetMemHandle(&own->mailbox, b->mailbox)) ||
+	      !fine(own->why, "cudaIpcGetMemHandle", cudaIpcGetMemHandle(&own->workspace, b->workspace)))))
 		return;
+	own->rows = {NULL, b->layout.partial, b->layout.normed, b->layout.residual};
 	*b->late = 0;
 }
 
-/* Opens the others' mailboxes, or says in own->why what hinders. */
+static void map_rank(struct cuda_backend *b, int rank, const struct peer_offer *offer, char *why)
+{
+	void **mailbox = &b->opened[rank], **workspace = (void **)&b->rows_at[rank].workspace;
+	b->rows_at[rank] = offer->rows;
+	if (!fine(why, "cudaIpcOpenMemHandle",
+		  cudaIpcOpenMemHandle(mailbox, offer->mailbox, cudaIpcMemLazyEnablePeerAccess)))
+		*mailbox = NULL;
+	else if (!fine(why, "cudaIpcOpenMemHandle",
+		       cudaIpcOpenMemHandle(workspace, offer->workspace, cudaIpcMemLazyEnablePeerAccess)))
+		*workspace = NULL;
+}
+
+/* Opens the others' memory, or says in own->why what hinders. */
 static void open_mailboxes(struct cuda_backend *b, const struct peer_offer *offers, char *why)
 {
 	const struct group *g = b->options.group;
 	int visible = 0;
 	cudaGetDeviceCount(&visible);
+	b->rows_at[g->rank] = offers[g->rank].rows;
+	b->rows_at[g->rank].workspace = b->workspace;
 	for (int i = 0; i < g->size && !why[0]; i++) {
 		int device = -1, allowed = 1;
 		if (i == g->rank)
@@ -258,10 +286,8 @@ static void open_mailboxes(struct cuda_backend *b, const struct peer_offer *offe
 			return;
 		if (!allowed)
 			snprintf(why, REASON, "its GPU cannot reach that of rank %d", i);
-		else if (!fine(why, "cudaIpcOpenMemHandle",
-			       cudaIpcOpenMemHandle(&b->opened[i], offers[i].mailbox,
-						    cudaIpcMemLazyEnablePeerAccess)))
-			b->opened[i] = NULL;
+		else
+			map_rank(b, i, &offers[i], why);
 		/* So it is where Slurm gives each task a GPU of its own and hides the others. */
 		if (why[0] && visible == 1) {
 			size_t length = strlen(why);
@@ -333,6 +359,47 @@ static int try_sums(struct cuda_backend *b, float *row, char *why, struct error 
 	return 0;
 }
 
+/* Sums known values of some tokens, of which each rank has a share. */
+static int try_rows(struct cuda_backend *b, char *why, struct error *err)
+{
+	const struct group *g = b->options.group;
+	const struct cuda_layout *l = &b->layout;
+	const enum dtype dtype = b->options.shape.dtype;
+	int tokens = 2 * g->size + 1;
+	tokens = tokens < b->options.max_tokens ? tokens : b->options.max_tokens;
+	size_t count = (size_t)tokens * (size_t)l->hidden_stride, bytes = count * dtype_bytes(dtype);
+	float *values = (float *)malloc(count * sizeof *values);
+	void *stored = malloc(count * sizeof *values);
+	int result = values && stored ? 0 : error_memory(err, "a first sum over the ranks");
+
+	b->step.tokens = tokens;
+	for (int n = 0; n < 2 && !result; n++) {
+		known_parts(values, count, g->rank, g->size, n);
+		dtype_convert(values, DTYPE_F32, stored, dtype, count);
+		b->plain_next = true;
+		if (!cuda_ok(b, err, cudaMemcpyAsync(at<void>(b, l->partial), stored, bytes, cudaMemcpyHostToDevice,
+						     b->stream), "cudaMemcpyAsync") ||
+		    rows_sum(b, false, NULL, NULL, err) ||
+		    !cuda_ok(b, err, cudaMemcpyAsync(values, b->residual.at, count * sizeof *values,
+						     cudaMemcpyDeviceToHost, b->stream), "cudaMemcpyAsync") ||
+		    !cuda_ok(b, err, cudaStreamSynchronize(b->stream), "trying the peers' memory"))
+			result = -1;
+		struct error wrong;
+		if (!result && !why[0] && *b->late)
+			snprintf(why, REASON, "what rank %d stores does not arrive", (int)*b->late - 1);
+		else if (!result && !why[0] && known_sums_check(values, count, g->size, n, &wrong))
+			snprintf(why, REASON, "%.*s", REASON - 1, wrong.message);
+	}
+	free(values);
+	free(stored);
+	/* As it was: padding is zero. */
+	if (result ||
+	    !cuda_ok(b, err, cudaMemsetAsync(at<void>(b, l->partial), 0, bytes, b->stream), "cudaMemsetAsync") ||
+	    !cuda_ok(b, err, cudaMemsetAsync(b->residual.at, 0, count * 4, b->stream), "cudaMemsetAsync"))
+		return -1;
+	return 0;
+}
+
 /* All ranks' offers, on every rank; why: the first that tells of a failure. */
 static int share_offers(const struct group *g, const struct peer_offer *own, struct peer_offer *offers,
 			char *why, size_t room, struct error *err)
@@ -368,13 +435,15 @@ int peers_open(struct cuda_backend *b, char *why, size_t room, struct error *err
 	if (!why[0]) {
 		float *row = NULL;
 		if (!cuda_ok(b, &trouble, cudaMallocHost((void **)&row, (size_t)b->options.shape.hidden * sizeof *row),
-			     "cudaMallocHost") || try_sums(b, row, own.why, &trouble))
+			     "cudaMallocHost") || try_sums(b, row, own.why, &trouble) ||
+		    try_rows(b, own.why, &trouble))
 			snprintf(own.why, sizeof own.why, "%.*s", REASON - 1, trouble.message);
 		cudaFreeHost(row);
 		if (share_offers(g, &own, offers, why, room, err))
 			return -1;
 	}
 	b->peers = !why[0];
+	b->rows = b->peers && b->options.shape.hidden % 8 == 0;
 	if (!b->peers)
 		peers_close(b);
 	return 0;
@@ -382,14 +451,18 @@ int peers_open(struct cuda_backend *b, char *why, size_t room, struct error *err
 
 void peers_close(struct cuda_backend *b)
 {
-	for (int i = 0; i < PEER_RANKS; i++)
+	for (int i = 0; i < PEER_RANKS; i++) {
 		if (b->opened[i])
 			cudaIpcCloseMemHandle(b->opened[i]);
+		if (b->rows_at[i].workspace && b->rows_at[i].workspace != b->workspace)
+			cudaIpcCloseMemHandle(b->rows_at[i].workspace);
+	}
 	memset(b->opened, 0, sizeof b->opened);
+	memset(b->rows_at, 0, sizeof b->rows_at);
 	cudaFree(b->mailbox);
 	cudaFreeHost(b->late);
 	b->mailbox = NULL;
 	b->late = NULL;
-	b->peers = false;
+	b->peers = b->rows = false;
 	cudaGetLastError();
 }

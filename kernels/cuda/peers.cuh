@@ -79,9 +79,17 @@ __device__ __forceinline__ uint32_t peer_clock(void)
 	return (uint32_t)(device_clock() >> 20);
 }
 
-/* Reads until both words have come. A part that never comes is given up, with garbage in its
- * place and a note to the host, which ends the run: no kernel may wait forever. Where there is a
- * note already, which is looked for every eighth of a second, nothing is waited for any more. */
+/* A part that never comes is given up, with garbage in its place and a note to the host, which ends the run:
+ * no kernel may wait forever. Where there is a note already, which is looked for every eighth of a
+ * second, nothing is waited for any more. `waited`: in units of 2^20 ns. */
+__device__ __forceinline__ bool peer_gives_up(const struct peer_sum &s, uint32_t waited, int from)
+{
+	if (waited >= s.patience)
+		*(volatile int32_t *)s.late = from + 1;
+	return waited >= s.patience || (waited % 128 == 127 && *(volatile int32_t *)s.late);
+}
+
+/* Reads until both words have come, or are given up. */
 __device__ __forceinline__ uint4 peer_await(const struct peer_sum &s, const uint4 *at, uint4 v, uint32_t epoch,
 					    int from)
 {
@@ -90,10 +98,7 @@ __device__ __forceinline__ uint4 peer_await(const struct peer_sum &s, const uint
 	uint32_t start = peer_clock();
 	do {
 		v = peer_load(at);
-		uint32_t waited = peer_clock() - start;
-		if (waited >= s.patience)
-			*(volatile int32_t *)s.late = from + 1;
-		if (waited >= s.patience || (waited % 128 == 127 && *(volatile int32_t *)s.late))
+		if (peer_gives_up(s, peer_clock() - start, from))
 			break;
 	} while (v.y != epoch || v.w != epoch);
 	return v;

@@ -102,11 +102,13 @@ static int probe_read(struct cuda_backend *b, struct stopwatch *watch, size_t by
 
 /* ---- sums ----------------------------------------------------------------------------------- */
 
-/* A sum of zeros, as project takes it. Through the peers' memory it takes two small kernels here; a
- * step has none of its own for it. */
+/* A sum of zeros, as project takes it; of many tokens through the peers' memory, with residual and norm. Of few
+ * it takes two small kernels here; a step has none of its own for it. */
 static int one_sum(struct cuda_backend *b, struct error *err)
 {
 	bool is_float;
+	if (rows_serve(b, b->step.tokens))
+		return rows_sum(b, true, NULL, (const float *)(b->weights + b->layout.final_norm), err);
 	if (!b->step.through_peers) {
 		reduce_buffer(b, &is_float);
 		return reduce_sum(b, gemv_fits(b, b->step.tokens, b->layout.hidden_stride), err);
@@ -193,12 +195,14 @@ static int probe_reduce(struct cuda_backend *b, struct stopwatch *watch, size_t 
 	b->step.through_peers = peers_serve(b, b->step.tokens);
 
 	bool is_float;
+	const bool rows = rows_serve(b, b->step.tokens); /* which are numbered by the host, and not recorded */
 	void *buffer = reduce_buffer(b, &is_float);
+	buffer = rows ? at<void>(b, b->layout.partial) : buffer;
 	size_t used = tokens * (size_t)b->layout.hidden_stride * (is_float ? 4 : 2);
 	int result = -1;
 	if (cuda_ok(b, err, cudaMemsetAsync(buffer, 0, used, b->stream), "cudaMemsetAsync") &&
 	    cuda_ok(b, err, cudaStreamSynchronize(b->stream), "a probe") &&
-	    (b->reduce == REDUCE_HOST || !record_sums(b, &graph, err)))
+	    (b->reduce == REDUCE_HOST || rows || !record_sums(b, &graph, err)))
 		result = time_sums(b, watch, graph, seconds, err);
 	if (graph)
 		cudaGraphExecDestroy(graph);

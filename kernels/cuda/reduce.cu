@@ -401,7 +401,8 @@ static int add_peers(struct cuda_backend *b, bool needed, struct error *err)
 		return -1;
 	if (!b->peers && needed)
 		return error_usage(err, "TPRUN_REDUCE=peer: %s", why);
-	snprintf(b->reduce_name + used, room, b->peers ? ", few tokens through peers' memory"
+	snprintf(b->reduce_name + used, room, b->rows ? ", steps' sums through peers' memory"
+			 : b->peers ? ", few tokens through peers' memory"
 						       : " (peers' memory: %s)", why);
 	return 0;
 }
