@@ -16,7 +16,8 @@
  * A team of warps takes ROWS rows, a warp a slice of their columns. No warp waits for another: each leaves its sums
  * in a place of their own, and the one that comes last writes the results. All sums have one fixed order.
  *
- * Where a matrix takes many rounds of all teams, gemv.cu measured faster (bench/README.md).
+ * Where a matrix takes many rounds of all teams, gemv.cu measured faster, on one rank sooner than on several
+ * (bench/README.md).
  */
 #include <float.h>
 #include <stdlib.h>
@@ -33,7 +34,7 @@ enum {
 	AHEAD = 4,		/* pieces of input */
 	TOKENS = 2,		/* at most */
 	SHARED_FIXED = 1024,	/* the kernel's own, at most */
-	KIB_MOST = 400,		/* of weights for a multiprocessor: what paid on an H200 */
+	KIB_ALONE = 400, KIB_RANKS = 1500, /* of weights for a multiprocessor, on one rank and on several: what paid on H200s */
 };
 
 /* How shared memory is divided, in pieces of 16 bytes: the input's parts from 0 on, then */
@@ -248,13 +249,12 @@ template <typename F> static int for_parts(const struct cuda_backend *b, int tok
 	return b->options.shape.dtype == DTYPE_F16 ? of(__half()) : of(__nv_bfloat16());
 }
 
-/* TPRUN_CUDA_PARTS gives another number than KIB_MOST, 0 for never, to measure and to test. Several ranks must ask
- * for it: it was not measured there. */
+/* TPRUN_CUDA_PARTS gives another number of KiB, 0 for never, to measure and to test. */
 int gemv_parts_prepare(struct cuda_backend *b, struct error *err)
 {
 	const struct group *g = b->options.group;
 	const char *wanted = getenv("TPRUN_CUDA_PARTS");
-	b->parts_bytes = (size_t)(wanted ? atoi(wanted) : g && g->size > 1 ? 0 : KIB_MOST) << 10;
+	b->parts_bytes = (size_t)(wanted ? atoi(wanted) : g && g->size > 1 ? KIB_RANKS : KIB_ALONE) << 10;
 	for (int i = 0; b->options.shape.dtype != DTYPE_F32 && i < 2 * TOKENS; i++)
 		if (for_parts(b, 1 + i / 2, i % 2, [&](parts_function kernel) {
 			return shared_prepare(b, kernel, b->shared_block - SHARED_FIXED, err);
