@@ -239,11 +239,15 @@ template <typename F> __device__ __forceinline__ void for_depth(int from, int co
 
 /* residual = or += partial + bias, and the RMSNorm of that. grid: rows. Padding is zero in all
  * that is read, and so becomes the output's. */
-template <typename W, typename P>
-__global__ void __launch_bounds__(THREADS, 5) residual_kernel(const __grid_constant__ struct residual_parameters p)
+template <typename W, typename P, bool FEW>
+__global__ void __launch_bounds__(THREADS, FEW ? 2 : 5)
+residual_kernel(const __grid_constant__ struct residual_parameters p)
 {
 	__shared__ float scratch[32];
+	float4 weight[DEPTH]; /* the norm's first, with FEW rows: nothing else is in these kernels' way */
 	allow_next();
+	if (FEW && p.norm)
+		for_depth((int)threadIdx.x, p.stride / 4, [&](int k, int i) { weight[k] = ((const float4 *)p.norm)[i]; });
 	wait_for_previous();
 	const int row = (int)blockIdx.x, fours = p.stride / 4;
 	const size_t start = (size_t)(p.gather ? p.gather[row] : row) * p.stride;
@@ -281,7 +285,7 @@ __global__ void __launch_bounds__(THREADS, 5) residual_kernel(const __grid_const
 		for_depth(at4, fours, [&](int k, int i) {
 			if (!once)
 				x[k] = residual[i];
-			w[k] = ((const float4 *)p.norm)[i];
+			w[k] = FEW && i < DEPTH * THREADS ? weight[k] : ((const float4 *)p.norm)[i];
 		});
 		for_depth(at4, fours, [&](int k, int i) {
 			store_four(normed + 4 * i,
@@ -302,9 +306,9 @@ static int residual_run(struct cuda_backend *b, struct residual_parameters p, bo
 	p.epsilon = (float)s->norm_epsilon;
 	return for_dtype(s->dtype, [&](auto w) {
 		typedef decltype(w) W;
-		return kernel_launch(b, err, "residual_kernel",
-				     partial_float ? residual_kernel<W, float> : residual_kernel<W, W>,
-				     dim3((unsigned)rows), THREADS, 0, p);
+		auto kernel = rows <= GEMV_TOKENS ? partial_float ? residual_kernel<W, float, true> : residual_kernel<W, W, true>
+						  : partial_float ? residual_kernel<W, float, false> : residual_kernel<W, W, false>;
+		return kernel_launch(b, err, "residual_kernel", kernel, dim3((unsigned)rows), THREADS, 0, p);
 	});
 }
 

@@ -86,7 +86,8 @@ __device__ __forceinline__ float4 &input_wide(uint4 *row, int pieces, int planes
 /* Fills shared memory with the tokens' input rows; rows beyond p.tokens become zero. `norm` is the
  * norm's weight, by then in shared memory where there was room. */
 template <typename W, typename X, int T, bool RECEIVE>
-__device__ __forceinline__ void gemv_input(const struct gemv &p, uint4 *shared, const float4 *norm, float *scratch)
+__device__ __forceinline__ void gemv_input(const struct gemv &p, uint32_t epoch, uint4 *shared, const float4 *norm,
+					   float *scratch)
 {
 	constexpr bool WIDE = sizeof(X) == sizeof(float);
 	const int pieces = p.columns / PIECE<W>, row_pieces = p.columns / PIECE<X>;
@@ -101,7 +102,7 @@ __device__ __forceinline__ void gemv_input(const struct gemv &p, uint4 *shared, 
 		return;
 	}
 	/* Float rows wait in shared memory for their norm; others are read again, which rounds them but once. */
-	gemv_norm_input<W, T, RECEIVE, WIDE>(p, norm, scratch,
+	gemv_norm_input<W, T, RECEIVE, WIDE>(p, epoch, norm, scratch,
 		[&](int t, int i) -> float4 & { return input_wide(shared + t * row_pieces, pieces, PLANES<W, float>, i); },
 		[&](int t, int i, float4 v) { input_put<W, X>(shared + t * row_pieces, pieces, i, v); });
 }
@@ -123,7 +124,6 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 	extern __shared__ uint4 shared[];
 	__shared__ float sums[TEAMS<T>][2][WARPS_MAX][ROWS * T];
 	__shared__ float scratch[T * INPUT_WARPS];
-	__shared__ uint32_t push_epoch;
 	const int threads = (int)blockDim.x, lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
 	const int team = (int)threadIdx.y, teams = (int)(gridDim.x * blockDim.y);
 	const int first_group = team * (int)gridDim.x + (int)blockIdx.x;
@@ -158,6 +158,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 	};
 
 	allow_next_unless(p.publish);
+	const uint32_t epoch = RECEIVE || p.output == OUTPUT_PEERS ? peer_epoch(p.sum) : 0;
 	if (load_group < m.groups)
 		aim();
 #pragma unroll
@@ -176,10 +177,8 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 		norm = room;
 	}
 	wait_for_previous();
-	if (!RECEIVE && p.output == OUTPUT_PEERS && threadIdx.x + threadIdx.y == 0)
-		push_epoch = peer_epoch(p.sum);
 	copy_wait<0>(); /* a thread reads nothing but its own copies */
-	gemv_input<W, X, T, RECEIVE>(p, shared, norm, scratch);
+	gemv_input<W, X, T, RECEIVE>(p, epoch, shared, norm, scratch);
 	__syncthreads();
 
 	/* Lane i of the first warp writes row i % ROWS for token i / ROWS. */
@@ -229,7 +228,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 			if (lane < ROWS * T)
 				for (int i = 0; i < threads / 32; i++)
 					y += sums[team][buffer][i][lane];
-			gemv_output<W, 2, !RECEIVE>(p, out_t, out_r, row, valid, slot, push_epoch, extra, y);
+			gemv_output<W, 2, !RECEIVE>(p, out_t, out_r, row, valid, slot, epoch, extra, y);
 		}
 	}
 	if (warp == 0)

@@ -65,14 +65,14 @@ enum { INPUT_WARPS = 24 }; /* of a block, at most */
 /* Calls put(t, i, v) with elements 4i to 4i + 3 of every token's norm, zeros from p.tokens on. The block's
  * threads share the work, each with elements that are always its own. Between the sums of squares, which take a
  * barrier, and the norm, elements wait in keep(t, i), where KEEP; otherwise they are read again. `norm` is the
- * norm's weight, `scratch` has T * INPUT_WARPS. */
+ * norm's weight, `scratch` has T * INPUT_WARPS. epoch: see peer_epoch. */
 template <typename W, int T, bool RECEIVE, bool KEEP, typename K, typename P>
-__device__ __forceinline__ void gemv_norm_input(const struct gemv &p, const float4 *norm, float *scratch, K keep, P put)
+__device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t epoch, const float4 *norm,
+						float *scratch, K keep, P put)
 {
 	constexpr int ABREAST = RECEIVE ? 1 : 2; /* loads of a thread on their way */
 	const int fours = p.columns / 4, count = (int)(blockDim.x * blockDim.y);
 	const int at = (int)(threadIdx.y * blockDim.x + threadIdx.x);
-	const uint32_t epoch = RECEIVE ? peer_epoch(p.sum) : 0;
 	auto fetch = [&](int row, int i) {
 		const float4 *in = (const float4 *)((const float *)p.input + (size_t)row * p.columns) + i;
 		if constexpr (!RECEIVE)
@@ -140,20 +140,20 @@ __device__ __forceinline__ void gemv_norm_input(const struct gemv &p, const floa
 
 /* What the output needs besides the sum; read while weights are under way. */
 struct gemv_extra {
-	float add;
+	float bias, old;
 	float2 turn; /* cos and sin */
 };
 
 __device__ __forceinline__ struct gemv_extra gemv_extra_of(const struct gemv &p, int t, int row,
 							    bool valid)
 {
-	struct gemv_extra e = {0, {1, 0}};
+	struct gemv_extra e = {0, 0, {1, 0}};
 	if (!valid)
 		return e;
 	if (p.bias)
-		e.add = p.bias[row];
+		e.bias = p.bias[row];
 	if (p.output == OUTPUT_ADD)
-		e.add += ((const float *)p.target)[(size_t)t * p.target_stride + row];
+		e.old = ((const float *)p.target)[(size_t)t * p.target_stride + row];
 	if (p.output == OUTPUT_ROPE && row < (p.query_heads + p.kv_heads) * p.head_dim)
 		e.turn = p.rope[t * (p.head_dim / 2) + row % p.head_dim % (p.head_dim / 2)];
 	return e;
@@ -176,7 +176,7 @@ __device__ __forceinline__ void gemv_output(const struct gemv &p, int t, int r, 
 			peer_push<W>(p.sum, epoch, to, t, row / 4, v);
 		return;
 	}
-	y += e.add;
+	y += e.bias + e.old;
 	float other = __shfl_xor_sync(0xffffffffu, y, PAIR);
 	size_t to = (size_t)t * p.target_stride + row;
 

@@ -73,15 +73,15 @@ template <typename W> __device__ __forceinline__ void parts_put(uint4 *parts, in
 }
 
 template <typename W, int T, bool RECEIVE>
-__device__ __forceinline__ void parts_input(const struct gemv &p, const struct parts_room &room, uint4 *shared,
-					    float *scratch)
+__device__ __forceinline__ void parts_input(const struct gemv &p, uint32_t epoch, const struct parts_room &room,
+					    uint4 *shared, float *scratch)
 {
 	const int fours = p.columns / 4, count = (int)(blockDim.x * blockDim.y);
 	const int at = (int)(threadIdx.y * blockDim.x + threadIdx.x);
 	auto put = [&](int t, int i, float4 v) { parts_put<W>(shared + t * PARTS * room.stride, room.stride, i, v); };
 
 	if (p.norm) {
-		gemv_norm_input<W, T, RECEIVE, true>(p, (const float4 *)(shared + room.norm), scratch,
+		gemv_norm_input<W, T, RECEIVE, true>(p, epoch, (const float4 *)(shared + room.norm), scratch,
 			[&](int t, int i) -> float4 & { return ((float4 *)(shared + room.raw))[t * fours + i]; }, put);
 		return;
 	}
@@ -110,7 +110,6 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 {
 	extern __shared__ uint4 shared[];
 	__shared__ float scratch[T * INPUT_WARPS];
-	__shared__ uint32_t push_epoch;
 	const int threads = (int)(blockDim.x * blockDim.y), thread = (int)(threadIdx.y * blockDim.x + threadIdx.x);
 	const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32;
 	const int team = (int)threadIdx.y, block_teams = (int)blockDim.y, teams = (int)gridDim.x * block_teams;
@@ -146,6 +145,7 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 	};
 
 	allow_next_unless(p.publish);
+	const uint32_t epoch = RECEIVE || p.output == OUTPUT_PEERS ? peer_epoch(p.sum) : 0;
 	if (load_group < m.groups)
 		aim();
 #pragma unroll
@@ -159,21 +159,26 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 	for (int i = thread; i < room.turns * block_teams; i += threads)
 		arrived[i] = 0;
 	wait_for_previous();
-	if (!RECEIVE && p.output == OUTPUT_PEERS && thread == 0)
-		push_epoch = peer_epoch(p.sum);
+	/* Lane i of the warp that writes results has row i % ROWS of token i / ROWS. */
+	const int out_t = lane / ROWS, out_r = lane % ROWS;
+	auto extra_of = [&](int group) {
+		const int row = gemv_row(m, group, out_r);
+		return gemv_extra_of(p, out_t, row, out_t < T && group < m.groups && gemv_row_exists(m, row, out_r));
+	};
+	struct gemv_extra extra = extra_of(first_group);
+	const int slot = out_t < T && p.slots ? p.slots[out_t] : 0;
 	copy_wait<0>(); /* a thread reads nothing but its own copies */
-	parts_input<W, T, RECEIVE>(p, room, shared, scratch);
+	parts_input<W, T, RECEIVE>(p, epoch, room, shared, scratch);
 	__syncthreads();
 
 	/* The input's column lane/4: part lane/4 % 2 of quarter lane/8. */
 	const uint32_t input = shared_address(shared + lane / 4 % 2 * room.stride + own * LINE) +
 			       (lane / 8 * 4 + lane % 4) * sizeof(uint2);
 	const uint32_t token_bytes = PARTS * room.stride * sizeof(uint4);
-	/* Lane i of the warp that writes results has row i % ROWS of token i / ROWS. */
-	const int out_t = lane / ROWS, out_r = lane % ROWS;
-	const int slot = out_t < T && p.slots ? p.slots[out_t] : 0;
 
 	for (int group = first_group, turn = 0; group < m.groups; group += teams, turn++) {
+		if (turn)
+			extra = extra_of(group);
 		constexpr int CHAINS = T == 1 ? 2 : 1; /* of products that wait for one another, for a token */
 		float sum[T * CHAINS][4] = {};
 		uint32_t from = input;
@@ -223,7 +228,6 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 		__syncwarp();
 		const int row = gemv_row(m, group, out_r);
 		const bool valid = out_t < T && gemv_row_exists(m, row, out_r);
-		struct gemv_extra extra = gemv_extra_of(p, out_t, row, valid);
 		float y = 0;
 		if (lane < T * QUARTERS * ROWS)
 			for (int i = 0; i < warps; i++)
@@ -231,7 +235,7 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 		y += __shfl_xor_sync(0xffffffffu, y, ROWS);
 		y += __shfl_xor_sync(0xffffffffu, y, 2 * ROWS);
 		y = __shfl_sync(0xffffffffu, y, out_t % T * QUARTERS * ROWS + out_r);
-		gemv_output<W, 2, !RECEIVE>(p, out_t, out_r, row, valid, slot, push_epoch, extra, y);
+		gemv_output<W, 2, !RECEIVE>(p, out_t, out_r, row, valid, slot, epoch, extra, y);
 	}
 	publish_results(p.publish);
 }

@@ -22,6 +22,7 @@ __global__ void push_kernel(const __grid_constant__ struct peer_sum s, const flo
 			    int hidden)
 {
 	allow_next();
+	const uint32_t epoch = peer_epoch(s);
 	wait_for_previous();
 	int token = (int)blockIdx.x, i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
 	if (4 * i >= hidden)
@@ -29,7 +30,6 @@ __global__ void push_kernel(const __grid_constant__ struct peer_sum s, const flo
 	float4 v = make_float4(0, 0, 0, 0);
 	if (partial)
 		v = load_four(partial + (size_t)token * stride + 4 * i);
-	uint32_t epoch = peer_epoch(s);
 	for (int to = 0; to < s.ranks; to++)
 		peer_push<W>(s, epoch, to, token, i, v);
 }
@@ -40,13 +40,14 @@ __global__ void settle_kernel(const __grid_constant__ struct peer_sum s, float *
 			      const float *bias, int stride, int hidden)
 {
 	allow_next();
+	const uint32_t epoch = peer_epoch(s);
 	wait_for_previous();
 	int token = (int)blockIdx.x, i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
 	if (4 * i >= hidden)
 		return;
 	peer_time(s, (int)threadIdx.x, true);
 	float4 *at = (float4 *)(residual + (size_t)token * stride) + i;
-	*at = peer_residual<W>(s, peer_epoch(s), token, i, add ? at : NULL, bias);
+	*at = peer_residual<W>(s, epoch, token, i, add ? at : NULL, bias);
 	peer_time(s, (int)threadIdx.x, false);
 }
 
@@ -57,11 +58,12 @@ settle_norm_kernel(const __grid_constant__ struct peer_sum s, float *residual, b
 		   const float *norm, W *normed, int stride, int hidden, float epsilon)
 {
 	__shared__ float scratch[32], taken[NORM_THREADS];
-	allow_next();
-	wait_for_previous();
 	const int token = (int)blockIdx.x, at = (int)threadIdx.x, fours = stride / 4;
 	float4 *row = (float4 *)(residual + (size_t)token * stride);
+	allow_next();
 	const uint32_t epoch = peer_epoch(s);
+	const float4 weight = at < fours ? ((const float4 *)norm)[at] : make_float4(0, 0, 0, 0);
+	wait_for_previous();
 	peer_time(s, at, true);
 	float squares = 0;
 
@@ -82,7 +84,7 @@ settle_norm_kernel(const __grid_constant__ struct peer_sum s, float *residual, b
 	peer_time(s, at, false);
 	float scale = rsqrtf(block_sum(squares, scratch) / (float)hidden + epsilon);
 	for (int i = (int)threadIdx.x; i < fours; i += NORM_THREADS) {
-		float4 x = row[i], w = ((const float4 *)norm)[i];
+		float4 x = row[i], w = i == at ? weight : ((const float4 *)norm)[i];
 		store_four(normed + (size_t)token * stride + 4 * i,
 			   make_float4(x.x * scale * w.x, x.y * scale * w.y, x.z * scale * w.z, x.w * scale * w.w));
 	}

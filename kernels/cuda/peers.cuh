@@ -36,10 +36,11 @@ __device__ __forceinline__ uint4 peer_load(const uint4 *at)
 }
 
 /* Which sum this is. The step's first one comes with the step's numbers, so that a recorded
- * kernel serves every step. */
+ * kernel serves every step. May be asked for before wait_for_previous: the step's first kernel begins
+ * when its numbers are there, and every other when one has begun that follows it. */
 __device__ __forceinline__ uint32_t peer_epoch(const struct peer_sum &s)
 {
-	return *s.base + s.index;
+	return __ldcg(s.base) + s.index;
 }
 
 /* Where values 4i to 4i + 3 of a token's row of rank `from` lie in a mailbox. */
