@@ -158,7 +158,6 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 	};
 
 	allow_next_unless(p.publish);
-	const uint32_t epoch = RECEIVE || p.output == OUTPUT_PEERS ? peer_epoch(p.sum) : 0;
 	if (load_group < m.groups)
 		aim();
 #pragma unroll
@@ -177,6 +176,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 		norm = room;
 	}
 	wait_for_previous();
+	const uint32_t epoch = RECEIVE || p.output == OUTPUT_PEERS ? peer_epoch(p.sum) : 0;
 	copy_wait<0>(); /* a thread reads nothing but its own copies */
 	gemv_input<W, X, T, RECEIVE>(p, epoch, shared, norm, scratch);
 	__syncthreads();

@@ -23,7 +23,7 @@ struct gemv_rows {
 
 __device__ __forceinline__ int gemv_first(const struct gemv_rows &m, int group)
 {
-	int turn = (int)((unsigned)group / (unsigned)m.run);
+	int turn = group < m.run ? 0 : (int)((unsigned)group / (unsigned)m.run); /* a division takes its time */
 	return turn * m.run_rows + (group - turn * m.run) * m.step;
 }
 

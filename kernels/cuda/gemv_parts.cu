@@ -33,7 +33,7 @@ enum {
 	PARTS = 2, QUARTERS = 4,
 	AHEAD = 4,		/* pieces of input */
 	TOKENS = 2,		/* at most */
-	SHARED_FIXED = 1024,	/* the kernel's own, at most */
+	SHARED_FIXED = 3072,	/* the kernel's own, at most */
 	KIB_ALONE = 400, KIB_RANKS = 1500, /* of weights for a multiprocessor, on one rank and on several: what paid on H200s */
 };
 
@@ -44,6 +44,7 @@ struct parts_room {
 	int norm;   /* and that norm's weight */
 	int sums;   /* [turns][teams][warps of a team][tokens][QUARTERS][ROWS] */
 	int turns;  /* groups of a team */
+	int slice;  /* lines of a warp */
 };
 
 /* The most that a part holds. What float16 cannot, the second part takes; beyond twice that it is cut off. */
@@ -110,12 +111,13 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 {
 	extern __shared__ uint4 shared[];
 	__shared__ float scratch[T * INPUT_WARPS];
+	__shared__ uint32_t first_epoch[THREADS]; /* the step's first, as peer_epoch has it; a thread reads its own */
 	const int threads = (int)(blockDim.x * blockDim.y), thread = (int)(threadIdx.y * blockDim.x + threadIdx.x);
 	const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32;
 	const int team = (int)threadIdx.y, block_teams = (int)blockDim.y, teams = (int)gridDim.x * block_teams;
 	const int first_group = team * (int)gridDim.x + (int)blockIdx.x;
 	const int pieces = p.columns / PIECE<W>, lines = pieces / LINE;
-	const int slice = (lines + warps - 1) / warps, own = warp * slice, own_lines = max(0, min(slice, lines - own));
+	const int own = warp * room.slice, own_lines = max(0, min(room.slice, lines - own));
 	float *const sums = (float *)(shared + room.sums);
 	int *const arrived = (int *)(sums + room.turns * WARPS * T * QUARTERS * ROWS);
 	uint4 w[LINES];
@@ -145,7 +147,13 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 	};
 
 	allow_next_unless(p.publish);
-	const uint32_t epoch = RECEIVE || p.output == OUTPUT_PEERS ? peer_epoch(p.sum) : 0;
+	/* Lane i of the warp that writes results has row i % ROWS of token i / ROWS. */
+	const int out_t = lane / ROWS, out_r = lane % ROWS;
+	const int slot = out_t < T && p.slots ? p.slots[out_t] : 0;
+	/* Through shared memory: a register's load would hold up the weights', or be there no sooner than these. */
+	const bool numbered = RECEIVE || p.output == OUTPUT_PEERS;
+	if (numbered)
+		copy_word(&first_epoch[thread], p.sum.base);
 	if (load_group < m.groups)
 		aim();
 #pragma unroll
@@ -159,16 +167,14 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 	for (int i = thread; i < room.turns * block_teams; i += threads)
 		arrived[i] = 0;
 	wait_for_previous();
-	/* Lane i of the warp that writes results has row i % ROWS of token i / ROWS. */
-	const int out_t = lane / ROWS, out_r = lane % ROWS;
+	/* What the first results want besides their sums is on its way while the input is made. */
 	auto extra_of = [&](int group) {
 		const int row = gemv_row(m, group, out_r);
 		return gemv_extra_of(p, out_t, row, out_t < T && group < m.groups && gemv_row_exists(m, row, out_r));
 	};
 	struct gemv_extra extra = extra_of(first_group);
-	const int slot = out_t < T && p.slots ? p.slots[out_t] : 0;
 	copy_wait<0>(); /* a thread reads nothing but its own copies */
-	parts_input<W, T, RECEIVE>(p, epoch, room, shared, scratch);
+	parts_input<W, T, RECEIVE>(p, RECEIVE ? first_epoch[thread] + p.sum.index : 0, room, shared, scratch);
 	__syncthreads();
 
 	/* The input's column lane/4: part lane/4 % 2 of quarter lane/8. */
@@ -235,7 +241,8 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 		y += __shfl_xor_sync(0xffffffffu, y, ROWS);
 		y += __shfl_xor_sync(0xffffffffu, y, 2 * ROWS);
 		y = __shfl_sync(0xffffffffu, y, out_t % T * QUARTERS * ROWS + out_r);
-		gemv_output<W, 2, !RECEIVE>(p, out_t, out_r, row, valid, slot, epoch, extra, y);
+		gemv_output<W, 2, !RECEIVE>(p, out_t, out_r, row, valid, slot,
+					     numbered ? first_epoch[thread] + p.sum.index : 0, extra, y);
 	}
 	publish_results(p.publish);
 }
@@ -284,6 +291,7 @@ static struct parts_plan plan_of(const struct cuda_backend *b, const struct gemv
 	plan.warps = (lines + LINES - 1) / LINES;
 	plan.warps = plan.warps < TEAM_WARPS ? plan.warps : TEAM_WARPS;
 	plan.teams = WARPS / plan.warps;
+	room->slice = (lines + plan.warps - 1) / plan.warps;
 	plan.grid = (plan.rows.groups + plan.teams - 1) / plan.teams;
 	plan.grid = plan.grid < b->multiprocessors ? plan.grid : b->multiprocessors;
 	room->stride = pieces + 4; /* the parts of a quarter lie in different banks */

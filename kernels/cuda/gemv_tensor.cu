@@ -172,7 +172,9 @@ tensor_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ str
 		copy_commit();
 	};
 	allow_next_unless(p.publish);
-	const uint32_t epoch = p.output == OUTPUT_PEERS ? peer_epoch(p.sum) : 0;
+	const int out_t = thread / TILE, out_r = thread % TILE;
+	const bool writer = out_t < p.tokens;
+	const int slot = writer && p.slots ? p.slots[out_t] : 0;
 	if (filling)
 		aim();
 #pragma unroll 1
@@ -181,10 +183,8 @@ tensor_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ str
 	if (thread < LINE)
 		zeros[thread] = uint4();
 
+	const uint32_t epoch = p.output == OUTPUT_PEERS && writer ? peer_epoch(p.sum) : 0;
 	wait_for_previous();
-	const int out_t = thread / TILE, out_r = thread % TILE;
-	const bool writer = out_t < p.tokens;
-	const int slot = writer && p.slots ? p.slots[out_t] : 0;
 	input_rows(p, m, shared);
 	__syncthreads();
 

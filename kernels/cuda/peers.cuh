@@ -35,9 +35,9 @@ __device__ __forceinline__ uint4 peer_load(const uint4 *at)
 	return make_uint4((uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high, (uint32_t)(high >> 32));
 }
 
-/* Which sum this is. The step's first one comes with the step's numbers, so that a recorded
- * kernel serves every step. May be asked for before wait_for_previous: the step's first kernel begins
- * when its numbers are there, and every other when one has begun that follows it. */
+/* Which sum this is. The step's first one comes with the step's numbers, so that a recorded kernel serves every step.
+ * That one may be asked for before wait_for_previous: the step's first kernel begins when its numbers are
+ * there, and every other when one has begun that follows it. */
 __device__ __forceinline__ uint32_t peer_epoch(const struct peer_sum &s)
 {
 	return __ldcg(s.base) + s.index;

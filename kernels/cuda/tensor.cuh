@@ -97,6 +97,12 @@ __device__ __forceinline__ void copy_piece(void *to, const void *from, bool ther
 		     :: "r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
 }
 
+/* Four bytes of them. */
+__device__ __forceinline__ void copy_word(void *to, const void *from)
+{
+	asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" :: "r"(shared_address(to)), "l"(from) : "memory");
+}
+
 __device__ __forceinline__ void copy_commit(void)
 {
 	asm volatile("cp.async.commit_group;" ::: "memory");
