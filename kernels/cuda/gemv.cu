@@ -102,7 +102,7 @@ __device__ __forceinline__ void gemv_input(const struct gemv &p, uint32_t epoch,
 		return;
 	}
 	/* Float rows wait in shared memory for their norm; others are read again, which rounds them but once. */
-	gemv_norm_input<W, T, RECEIVE, WIDE>(p, epoch, norm, scratch,
+	gemv_norm_input<W, T, RECEIVE, WIDE, 2, INPUT_WARPS>(p, epoch, norm, scratch,
 		[&](int t, int i) -> float4 & { return input_wide(shared + t * row_pieces, pieces, PLANES<W, float>, i); },
 		[&](int t, int i, float4 v) { input_put<W, X>(shared + t * row_pieces, pieces, i, v); });
 }
@@ -123,7 +123,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 {
 	extern __shared__ uint4 shared[];
 	__shared__ float sums[TEAMS<T>][2][WARPS_MAX][ROWS * T];
-	__shared__ float scratch[T * INPUT_WARPS];
+	alignas(16) __shared__ float scratch[T * INPUT_WARPS];
 	const int threads = (int)blockDim.x, lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
 	const int team = (int)threadIdx.y, teams = (int)(gridDim.x * blockDim.y);
 	const int first_group = team * (int)gridDim.x + (int)blockIdx.x;
@@ -177,7 +177,6 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 	}
 	wait_for_previous();
 	const uint32_t epoch = RECEIVE || p.output == OUTPUT_PEERS ? peer_epoch(p.sum) : 0;
-	copy_wait<0>(); /* a thread reads nothing but its own copies */
 	gemv_input<W, X, T, RECEIVE>(p, epoch, shared, norm, scratch);
 	__syncthreads();
 
@@ -191,7 +190,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 		float sum[ROWS * T] = {};
 		const int row = gemv_row(m, group, out_r);
 		const bool valid = writer && gemv_row_exists(m, row, out_r);
-		struct gemv_extra extra = gemv_extra_of(p, out_t, row, valid);
+		struct gemv_extra extra = gemv_extra_of(p, out_t, row, valid, gemv_turn_at(p, out_t, row, valid));
 
 		for (int pass = 0; pass < passes; pass++) {
 #pragma unroll

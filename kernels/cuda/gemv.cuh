@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/internal.cuh"
 #include "kernels/cuda/peers.cuh"
+#include "kernels/cuda/tensor.cuh"
 
 /* ---- which rows --------------------------------------------------------------------------------- */
 
@@ -65,8 +66,12 @@ enum { INPUT_WARPS = 24 }; /* of a block, at most */
 /* Calls put(t, i, v) with elements 4i to 4i + 3 of every token's norm, zeros from p.tokens on. The block's
  * threads share the work, each with elements that are always its own. Between the sums of squares, which take a
  * barrier, and the norm, elements wait in keep(t, i), where KEEP; otherwise they are read again. `norm` is the
- * norm's weight, `scratch` has T * INPUT_WARPS. epoch: see peer_epoch. */
-template <typename W, int T, bool RECEIVE, bool KEEP, typename K, typename P>
+ * norm's weight, `scratch`, on 16 bytes, has T * INPUT_WARPS. epoch: see peer_epoch; RANKS: ABREAST of peer_residual, as
+ * many as there are registers for; WARPS: of a block, at most, a multiple of 4.
+ *
+ * Weights are under way meanwhile, and nothing here should wait for them. The compiler gives loads that are used at once
+ * a scoreboard of their own as long as there is one, of six; what shares that of the weights waits for these too. */
+template <typename W, int T, bool RECEIVE, bool KEEP, int RANKS, int WARPS, typename K, typename P>
 __device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t epoch, const float4 *norm,
 						float *scratch, K keep, P put)
 {
@@ -79,15 +84,14 @@ __device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t e
 			return *in;
 		else
 			return 4 * i >= p.hidden ? make_float4(0, 0, 0, 0)
-			     : peer_residual<W>(p.sum, epoch, row, i, p.add ? in : NULL, p.sum_bias);
+			     : peer_residual<W, RANKS>(p.sum, epoch, row, i, p.add ? in : NULL, p.sum_bias);
 	};
 	if (RECEIVE)
 		peer_time(p.sum, at, true);
 	for (int t = 0; t < T; t++) {
 		int row = t < p.tokens && p.gather ? p.gather[t] : t;
 		float squares = 0;
-#pragma unroll 1
-		for (int first = at; t < p.tokens && first < fours; first += ABREAST * count) {
+		auto pass = [&](int first) {
 			float4 x[ABREAST] = {};
 #pragma unroll
 			for (int k = 0; k < ABREAST; k++)
@@ -108,19 +112,37 @@ __device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t e
 				if (RECEIVE && p.keep && blockIdx.x == 0)
 					((float4 *)p.keep)[(size_t)row * fours + i] = x[k];
 			}
+		};
+		int first = t < p.tokens ? at : fours;
+		if (!RECEIVE && first < fours) { /* by itself: in the loop its loads would wait for the weights */
+			pass(first);
+			first += ABREAST * count;
 		}
+#pragma unroll 1
+		for (; first < fours; first += ABREAST * count)
+			pass(first);
 		squares = warp_sum(squares);
 		if (at % 32 == 0)
 			scratch[t * INPUT_WARPS + at / 32] = squares;
+		if (at >= count / 32 && at < WARPS)
+			scratch[t * INPUT_WARPS + at] = 0;
 	}
 	if (RECEIVE)
 		peer_time(p.sum, at, false);
+	copy_wait<0>(); /* of the norm's weight a thread reads nothing but its own copies */
 	__syncthreads();
 	for (int t = 0; t < T; t++) {
 		int row = t < p.tokens && p.gather ? p.gather[t] : t;
 		float squares = 0;
-		for (int i = 0; i < count / 32; i++)
-			squares += scratch[t * INPUT_WARPS + i];
+		/* By fours: single loads are so many that some would share a scoreboard with the weights. */
+#pragma unroll
+		for (int i = 0; i < WARPS / 4; i++) {
+			const float4 four = ((const float4 *)(scratch + t * INPUT_WARPS))[i];
+			squares += four.x;
+			squares += four.y;
+			squares += four.z;
+			squares += four.w;
+		}
 		float scale = rsqrtf(squares / (float)p.hidden + p.epsilon);
 #pragma unroll 1
 		for (int i = at; i < fours; i += count) {
@@ -144,8 +166,16 @@ struct gemv_extra {
 	float2 turn; /* cos and sin */
 };
 
-__device__ __forceinline__ struct gemv_extra gemv_extra_of(const struct gemv &p, int t, int row,
-							    bool valid)
+/* Where a row's cos and sin are, or NULL. Divisions take their time: to be asked for while nothing waits for it. */
+__device__ __forceinline__ const float2 *gemv_turn_at(const struct gemv &p, int t, int row, bool valid)
+{
+	if (!valid || p.output != OUTPUT_ROPE || row >= (p.query_heads + p.kv_heads) * p.head_dim)
+		return NULL;
+	return p.rope + t * (p.head_dim / 2) + row % p.head_dim % (p.head_dim / 2);
+}
+
+__device__ __forceinline__ struct gemv_extra gemv_extra_of(const struct gemv &p, int t, int row, bool valid,
+							    const float2 *turn)
 {
 	struct gemv_extra e = {0, 0, {1, 0}};
 	if (!valid)
@@ -154,8 +184,8 @@ __device__ __forceinline__ struct gemv_extra gemv_extra_of(const struct gemv &p,
 		e.bias = p.bias[row];
 	if (p.output == OUTPUT_ADD)
 		e.old = ((const float *)p.target)[(size_t)t * p.target_stride + row];
-	if (p.output == OUTPUT_ROPE && row < (p.query_heads + p.kv_heads) * p.head_dim)
-		e.turn = p.rope[t * (p.head_dim / 2) + row % p.head_dim % (p.head_dim / 2)];
+	if (turn)
+		e.turn = *turn;
 	return e;
 }
 

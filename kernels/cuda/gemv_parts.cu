@@ -19,7 +19,6 @@
  * Where a matrix takes many rounds of all teams, gemv.cu measured faster, on one rank sooner than on several
  * (bench/README.md).
  */
-#include <float.h>
 #include <stdlib.h>
 
 #include "kernels/cuda/gemv.cuh"
@@ -47,9 +46,10 @@ struct parts_room {
 	int slice;  /* lines of a warp */
 };
 
-/* The most that a part holds. What float16 cannot, the second part takes; beyond twice that it is cut off. */
-template <typename W> constexpr float PART_MOST = FLT_MAX;
-template <> constexpr float PART_MOST<__half> = 65504;
+/* The most that a part takes: with float16 what it can hold, the rest being the second's; beyond twice that an input is
+ * cut off. Comparisons let a NaN through. */
+__device__ __forceinline__ float part_of(float x, __half) { return x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x; }
+__device__ __forceinline__ float part_of(float x, __nv_bfloat16) { return x; }
 
 /* Elements 4i to 4i + 3 as parts. In a line, words 0 and 2 of a piece stand side by side, and so do 1 and 3,
  * those of a slice of four pieces after one another: what a lane reads at once. */
@@ -61,15 +61,15 @@ template <typename W> __device__ __forceinline__ void parts_put(uint4 *parts, in
 #pragma unroll
 	for (int part = 0; part < PARTS; part++) {
 		uint32_t *to = (uint32_t *)(parts + part * stride) + place;
-		W w[4];
 #pragma unroll
-		for (int e = 0; e < 4; e++) {
-			const float most = PART_MOST<W>; /* comparisons let a NaN through */
-			w[e] = from_float<W>(x[e] > most ? most : x[e] < -most ? -most : x[e]);
-			x[e] -= to_float(w[e]);
+		for (int pair = 0; pair < 2; pair++) {
+			float *two = x + 2 * pair, held[2];
+			const uint32_t word = pack_pair(part_of(two[0], W()), part_of(two[1], W()), W());
+			word_to_floats(word, held, W());
+			two[0] -= held[0];
+			two[1] -= held[1];
+			to[8 * pair] = word;
 		}
-		to[0] = ((uint32_t *)w)[0];
-		to[8] = ((uint32_t *)w)[1];
 	}
 }
 
@@ -81,26 +81,32 @@ __device__ __forceinline__ void parts_input(const struct gemv &p, uint32_t epoch
 	const int at = (int)(threadIdx.y * blockDim.x + threadIdx.x);
 	auto put = [&](int t, int i, float4 v) { parts_put<W>(shared + t * PARTS * room.stride, room.stride, i, v); };
 
-	if (p.norm) {
-		gemv_norm_input<W, T, RECEIVE, true>(p, epoch, (const float4 *)(shared + room.norm), scratch,
+	if (RECEIVE || p.norm) { /* what is received is a residual */
+		gemv_norm_input<W, T, RECEIVE, true, T == 1 ? 4 : 2, WARPS>(p, epoch, (const float4 *)(shared + room.norm), scratch,
 			[&](int t, int i) -> float4 & { return ((float4 *)(shared + room.raw))[t * fours + i]; }, put);
 		return;
 	}
 	constexpr int ABREAST = 2; /* loads of a thread on their way */
+	auto pass = [&](int t, int first) {
+		float4 x[ABREAST];
 #pragma unroll
-	for (int t = 0; t < T; t++)
+		for (int k = 0; k < ABREAST; k++)
+			if (first + k * count < fours)
+				x[k] = ((const float4 *)p.input)[(size_t)t * fours + first + k * count];
+#pragma unroll
+		for (int k = 0; k < ABREAST; k++)
+			if (first + k * count < fours)
+				put(t, first + k * count, x[k]);
+	};
+#pragma unroll
+	for (int t = 0; t < T; t++) {
+		/* The first two by themselves: in the loop their loads would wait for the weights. */
+		pass(t, at);
+		pass(t, at + ABREAST * count);
 #pragma unroll 1
-		for (int first = at; first < fours; first += ABREAST * count) {
-			float4 x[ABREAST];
-#pragma unroll
-			for (int k = 0; k < ABREAST; k++)
-				if (first + k * count < fours)
-					x[k] = ((const float4 *)p.input)[(size_t)t * fours + first + k * count];
-#pragma unroll
-			for (int k = 0; k < ABREAST; k++)
-				if (first + k * count < fours)
-					put(t, first + k * count, x[k]);
-		}
+		for (int first = at + 2 * ABREAST * count; first < fours; first += ABREAST * count)
+			pass(t, first);
+	}
 }
 
 /* T: the tokens. RECEIVE: p.receive, in kernels of its own, for want of registers. */
@@ -110,7 +116,7 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 	     const __grid_constant__ struct parts_room room)
 {
 	extern __shared__ uint4 shared[];
-	__shared__ float scratch[T * INPUT_WARPS];
+	alignas(16) __shared__ float scratch[T * INPUT_WARPS];
 	__shared__ uint32_t first_epoch[THREADS]; /* the step's first, as peer_epoch has it; a thread reads its own */
 	const int threads = (int)(blockDim.x * blockDim.y), thread = (int)(threadIdx.y * blockDim.x + threadIdx.x);
 	const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32;
@@ -154,6 +160,7 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 	const bool numbered = RECEIVE || p.output == OUTPUT_PEERS;
 	if (numbered)
 		copy_word(&first_epoch[thread], p.sum.base);
+	copy_commit();
 	if (load_group < m.groups)
 		aim();
 #pragma unroll
@@ -166,14 +173,13 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 	copy_commit();
 	for (int i = thread; i < room.turns * block_teams; i += threads)
 		arrived[i] = 0;
-	wait_for_previous();
 	/* What the first results want besides their sums is on its way while the input is made. */
-	auto extra_of = [&](int group) {
-		const int row = gemv_row(m, group, out_r);
-		return gemv_extra_of(p, out_t, row, out_t < T && group < m.groups && gemv_row_exists(m, row, out_r));
-	};
-	struct gemv_extra extra = extra_of(first_group);
-	copy_wait<0>(); /* a thread reads nothing but its own copies */
+	const int first_row = gemv_row(m, first_group, out_r);
+	const bool first_valid = out_t < T && first_group < m.groups && gemv_row_exists(m, first_row, out_r);
+	const float2 *const turn_at = gemv_turn_at(p, out_t, first_row, first_valid);
+	copy_wait<1>(); /* for the number, not for the norm's weight */
+	wait_for_previous();
+	struct gemv_extra extra = gemv_extra_of(p, out_t, first_row, first_valid, turn_at);
 	parts_input<W, T, RECEIVE>(p, RECEIVE ? first_epoch[thread] + p.sum.index : 0, room, shared, scratch);
 	__syncthreads();
 
@@ -183,8 +189,11 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 	const uint32_t token_bytes = PARTS * room.stride * sizeof(uint4);
 
 	for (int group = first_group, turn = 0; group < m.groups; group += teams, turn++) {
-		if (turn)
-			extra = extra_of(group);
+		if (turn) {
+			const int row = gemv_row(m, group, out_r);
+			const bool valid = out_t < T && gemv_row_exists(m, row, out_r);
+			extra = gemv_extra_of(p, out_t, row, valid, gemv_turn_at(p, out_t, row, valid));
+		}
 		constexpr int CHAINS = T == 1 ? 2 : 1; /* of products that wait for one another, for a token */
 		float sum[T * CHAINS][4] = {};
 		uint32_t from = input;

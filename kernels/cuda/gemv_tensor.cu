@@ -201,7 +201,7 @@ tensor_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ str
 		int unit = tile + (m.paired ? out_r % 8 : out_r);
 		const bool valid = writer && unit < end;
 		const int row = row_of(m, unit) + (m.paired && out_r >= 8 ? m.jump : 0);
-		struct gemv_extra extra = gemv_extra_of(p, out_t, row, valid);
+		struct gemv_extra extra = gemv_extra_of(p, out_t, row, valid, gemv_turn_at(p, out_t, row, valid));
 		uint32_t x = input;
 
 #pragma unroll 1

@@ -47,7 +47,7 @@ __global__ void settle_kernel(const __grid_constant__ struct peer_sum s, float *
 		return;
 	peer_time(s, (int)threadIdx.x, true);
 	float4 *at = (float4 *)(residual + (size_t)token * stride) + i;
-	*at = peer_residual<W>(s, epoch, token, i, add ? at : NULL, bias);
+	*at = peer_residual<W, 4>(s, epoch, token, i, add ? at : NULL, bias);
 	peer_time(s, (int)threadIdx.x, false);
 }
 
@@ -72,7 +72,7 @@ settle_norm_kernel(const __grid_constant__ struct peer_sum s, float *residual, b
 		int i = first + at;
 		float4 x = make_float4(0, 0, 0, 0);
 		if (4 * i < hidden)
-			x = peer_residual<W>(s, epoch, token, i, add ? row + i : NULL, bias);
+			x = peer_residual<W, 4>(s, epoch, token, i, add ? row + i : NULL, bias);
 		if (i < fours)
 			row[i] = x;
 		__syncthreads();

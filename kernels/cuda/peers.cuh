@@ -105,53 +105,53 @@ __device__ __forceinline__ uint4 peer_await(const struct peer_sum &s, const uint
 	return v;
 }
 
-/* The sum of values 4i to 4i + 3 of a token's row, in the order of the ranks. */
-template <typename W>
-__device__ __forceinline__ float4 peer_take(const struct peer_sum &s, uint32_t epoch, int token, int i)
-{
-	constexpr int abreast = 2; /* ranks whose words are on their way at a time */
-	constexpr int N = WORD_PAIRS<W>;
-	const uint4 *mailbox = s.mailbox[s.rank] + peer_place<W>(s, epoch, 0, token, i);
-	const size_t step = (size_t)s.tokens * s.row;
-	float4 sum = make_float4(0, 0, 0, 0);
-
-	for (int first = 0; first < s.ranks; first += abreast) {
-		uint4 v[abreast][N];
-#pragma unroll
-		for (int k = 0; k < abreast; k++)
-#pragma unroll
-			for (int n = 0; n < N; n++)
-				if (first + k < s.ranks)
-					v[k][n] = peer_load(mailbox + (first + k) * step + n);
-#pragma unroll
-		for (int k = 0; k < abreast; k++) {
-			if (first + k >= s.ranks)
-				break;
-			float x[4];
-#pragma unroll
-			for (int n = 0; n < N; n++) {
-				uint4 w = peer_await(s, mailbox + (first + k) * step + n, v[k][n], epoch,
-						     first + k);
-				word_to_floats(w.x, x + 4 / N / 2 * 2 * n, W());
-				word_to_floats(w.z, x + 4 / N / 2 * 2 * n + 2 / N, W());
-			}
-			sum.x += x[0];
-			sum.y += x[1];
-			sum.z += x[2];
-			sum.w += x[3];
-		}
-	}
-	return sum;
-}
-
-/* Values 4i to 4i + 3 of a token's residual brought up to date: sum and bias, and what `old` has. */
-template <typename W>
+/* A token's residual brought up to date: values 4i to 4i + 3 of the sum over the ranks, in their order, and bias, added
+ * to what `old` has. ABREAST ranks' words are on their way at a time. */
+template <typename W, int ABREAST>
 __device__ __forceinline__ float4 peer_residual(const struct peer_sum &s, uint32_t epoch, int token, int i,
 						const float4 *old, const float *bias)
 {
-	float4 x = old ? *old : make_float4(0, 0, 0, 0);
-	float4 more = bias ? ((const float4 *)bias)[i] : make_float4(0, 0, 0, 0);
-	float4 sum = peer_take<W>(s, epoch, token, i);
+	constexpr int N = WORD_PAIRS<W>;
+	const uint4 *from = s.mailbox[s.rank] + peer_place<W>(s, epoch, 0, token, i);
+	const int step = s.tokens * s.row;
+	uint4 v[ABREAST][N];
+	float4 sum = make_float4(0, 0, 0, 0), x = sum;
+	auto load = [&](int first) {
+#pragma unroll
+		for (int k = 0; k < ABREAST; k++)
+#pragma unroll
+			for (int n = 0; n < N; n++)
+				if (first + k < s.ranks)
+					v[k][n] = peer_load(from + k * step + n);
+	};
+
+	load(0);
+	if (old)
+		x = *old;
+	for (int first = 0;;) {
+#pragma unroll
+		for (int k = 0; k < ABREAST; k++) {
+			if (first + k >= s.ranks)
+				break;
+			float y[4];
+#pragma unroll
+			for (int n = 0; n < N; n++) {
+				uint4 w = peer_await(s, from + k * step + n, v[k][n], epoch, first + k);
+				word_to_floats(w.x, y + 4 / N / 2 * 2 * n, W());
+				word_to_floats(w.z, y + 4 / N / 2 * 2 * n + 2 / N, W());
+			}
+			sum.x += y[0];
+			sum.y += y[1];
+			sum.z += y[2];
+			sum.w += y[3];
+		}
+		first += ABREAST;
+		from += ABREAST * step;
+		if (first >= s.ranks)
+			break;
+		load(first);
+	}
+	const float4 more = bias ? ((const float4 *)bias)[i] : make_float4(0, 0, 0, 0);
 	return make_float4(x.x + (sum.x + more.x), x.y + (sum.y + more.y), x.z + (sum.z + more.z),
 			   x.w + (sum.w + more.w));
 }
