@@ -48,8 +48,16 @@ struct parts_room {
 
 /* The most that a part takes: with float16 what it can hold, the rest being the second's; beyond twice that an input is
  * cut off. Comparisons let a NaN through. */
-__device__ __forceinline__ float part_of(float x, __half) { return x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x; }
-__device__ __forceinline__ float part_of(float x, __nv_bfloat16) { return x; }
+__device__ __forceinline__ float part_of(float x, __half)
+{
+	const float most = 65504;
+	return x > most ? most : x < -most ? -most : x;
+}
+
+__device__ __forceinline__ float part_of(float x, __nv_bfloat16)
+{
+	return x;
+}
 
 /* Elements 4i to 4i + 3 as parts. In a line, words 0 and 2 of a piece stand side by side, and so do 1 and 3,
  * those of a slice of four pieces after one another: what a lane reads at once. */

@@ -2,8 +2,8 @@
  * peers_rows.cu - sums over the ranks of many tokens through the ranks' own memory, with the residual and its norm.
  *
  * Every rank's part lies in its memory, which the others have mapped (see peers.cu). Of the tokens each rank has a
- * share: it reads all ranks' parts of these rows, adds them to the residual in the order of the ranks, and stores the norm
- * into every rank's memory. That is a reduce-scatter and an all-gather in one kernel, with nothing between them
+ * share: it reads all ranks' parts of these rows, adds them to the residual in the order of the ranks, and stores the
+ * norm into every rank's memory. That is a reduce-scatter and an all-gather in one kernel, with nothing between them
  * but registers. The residual of a token is kept by the rank whose share it is; only where nobody asks for
  * a norm, after the last layer, the residual itself goes to all.
  *
