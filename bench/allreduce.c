@@ -6,7 +6,8 @@
  *
  * A line for each way that the runtime can be told to take (TPRUN_REDUCE: as it chooses by itself,
  * nccl, peer, host; on CPUs there is MPI's alone), size of the hidden row and number of tokens:
- *   us      one sum of tokens times hidden values, the mean of many in a recorded step (PROBE_REDUCE)
+ *   us      one sum of tokens times hidden values, the mean of many in a recorded step (PROBE_REDUCE); of more than
+ *	     16 tokens through the peers' memory with residual and norm, which its kernel takes, and not recorded
  *   algbw   bytes of the type over that time; on CPUs float32 travels, whatever the type
  *   busbw   algbw times 2 (N - 1) / N: what each link carries, to be compared with its peak
  *   wrong   values further from the sum in float64 than N roundings of the type can bring them, of a

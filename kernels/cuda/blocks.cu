@@ -112,14 +112,14 @@ int block_embed(struct backend *base, struct error *err)
 		return embed_launch(b, partial, true, false, err) || peers_begin_sum(b, false, NULL, err) ||
 		       peers_push(b, partial, err) ? -1 : 0;
 	}
-	if (rows_serve(b, b->step.tokens))
-		return embed_launch(b, at<void>(b, b->layout.partial), b->options.shape.dtype == DTYPE_F32, false, err) ||
-		       rows_sum(b, false, NULL, next_norm(b, 0, b->layout.attention_norm), err) ? -1 : 0;
+	const float *norm = next_norm(b, 0, b->layout.attention_norm);
+	const bool rows = rows_serve(b, b->step.tokens);
 	void *buffer = reduce_buffer(b, &is_float);
-	if (embed_launch(b, buffer, is_float, true, err) || reduce_sum(b, true, err))
+	if (embed_launch(b, buffer, is_float, !rows, err))
 		return -1;
-	return residual_launch(b, buffer, is_float, false, NULL, next_norm(b, 0, b->layout.attention_norm),
-			       err);
+	if (rows)
+		return rows_sum(b, false, NULL, norm, err);
+	return reduce_sum(b, true, err) || residual_launch(b, buffer, is_float, false, NULL, norm, err) ? -1 : 0;
 }
 
 int block_qkv(struct backend *base, int32_t layer, struct error *err)
@@ -202,13 +202,11 @@ static int project(struct cuda_backend *b, const void *weights, struct cuda_rows
 		   const float *bias, const float *norm, struct error *err)
 {
 	int hidden = b->options.shape.hidden, stride = b->layout.hidden_stride, tokens = b->step.tokens;
-	bool alone = b->reduce == REDUCE_NONE, is_float = true, published = true, rows = rows_serve(b, tokens);
+	bool alone = b->reduce == REDUCE_NONE, is_float = true, published = true;
 	void *out = alone ? b->residual.at : reduce_buffer(b, &is_float);
 
 	if (b->step.through_peers)
 		return project_to_peers(b, weights, input, columns, bias, err);
-	if (rows)
-		out = at<void>(b, b->layout.partial);
 	if (columns == 0) {
 		if (!alone && zero_launch(b, out, (size_t)tokens * (size_t)stride * (is_float ? 4 : 2), err))
 			return -1;
@@ -234,7 +232,7 @@ static int project(struct cuda_backend *b, const void *weights, struct cuda_rows
 	}
 	if (alone)
 		return bias ? residual_launch(b, NULL, true, true, bias, norm, err) : 0;
-	if (rows)
+	if (rows_serve(b, tokens))
 		return rows_sum(b, true, bias, norm, err);
 	if (reduce_sum(b, published, err))
 		return -1;

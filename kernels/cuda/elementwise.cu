@@ -3,7 +3,7 @@
  */
 #include "kernels/cuda/internal.cuh"
 
-enum { THREADS = 256, DEPTH = 4 };
+enum { THREADS = RESIDUAL_THREADS, DEPTH = 4 };
 
 /* ---- embedding ------------------------------------------------------------------------------ */
 

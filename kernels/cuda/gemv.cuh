@@ -114,7 +114,7 @@ __device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t e
 			}
 		};
 		int first = t < p.tokens ? at : fours;
-		if (!RECEIVE && first < fours) { /* by itself: in the loop its loads would wait for the weights */
+		if (!RECEIVE && first < fours) { /* by itself: in the loop it would be asked for only when the weights have come */
 			pass(first);
 			first += ABREAST * count;
 		}

@@ -108,7 +108,7 @@ __device__ __forceinline__ void parts_input(const struct gemv &p, uint32_t epoch
 	};
 #pragma unroll
 	for (int t = 0; t < T; t++) {
-		/* The first two by themselves: in the loop their loads would wait for the weights. */
+		/* The first two by themselves: in the loop they would be asked for only when the weights have come. */
 		pass(t, at);
 		pass(t, at + ABREAST * count);
 #pragma unroll 1

@@ -67,7 +67,7 @@ settle_norm_kernel(const __grid_constant__ struct peer_sum s, float *residual, b
 	peer_time(s, at, true);
 	float squares = 0;
 
-	/* Squares are added in the order of residual_kernel's THREADS, for the same bits. */
+	/* Squares are added in the order of residual_kernel, for the same bits. */
 	for (int first = 0; first < fours; first += NORM_THREADS) {
 		int i = first + at;
 		float4 x = make_float4(0, 0, 0, 0);
@@ -78,7 +78,7 @@ settle_norm_kernel(const __grid_constant__ struct peer_sum s, float *residual, b
 		__syncthreads();
 		taken[at] = four_squares(x);
 		__syncthreads();
-		for (int k = at; at < THREADS && k < NORM_THREADS; k += THREADS)
+		for (int k = at; at < RESIDUAL_THREADS && k < NORM_THREADS; k += RESIDUAL_THREADS)
 			squares += taken[k];
 	}
 	peer_time(s, at, false);
@@ -252,6 +252,7 @@ static void make_offer(struct cuda_backend *b, struct peer_offer *own)
 	*b->late = 0;
 }
 
+/* Opens a rank's mailbox and workspace, or says in `why` what hinders. */
 static void map_rank(struct cuda_backend *b, int rank, const struct peer_offer *offer, char *why)
 {
 	void **mailbox = &b->opened[rank], **workspace = (void **)&b->rows_at[rank].workspace;

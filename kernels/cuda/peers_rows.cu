@@ -14,7 +14,7 @@
  */
 #include "kernels/cuda/peers.cuh"
 
-enum { THREADS = 512, BLOCKS_EACH = 4, NORM_THREADS = 256 /* residual_kernel's */ };
+enum { THREADS = 512, BLOCKS_EACH = 4 /* for a multiprocessor, at most */ };
 
 /* Whose part, norm and residual lie where; flags: [2][ranks]. */
 struct rows_rank {
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(THREADS, 2) rows_kernel(const __grid_constant_
 			for (int k = 0; k < FOURS; k++)
 				taken[tid * FOURS + k] = four_squares(((const float4 *)x)[k]);
 			__syncthreads();
-			for (int k = tid; tid < NORM_THREADS && k < THREADS * FOURS; k += NORM_THREADS)
+			for (int k = tid; tid < RESIDUAL_THREADS && k < THREADS * FOURS; k += RESIDUAL_THREADS)
 				squares += taken[k];
 		}
 		const float scale = p.norm ? rsqrtf(block_sum(squares, scratch) / (float)p.hidden + p.epsilon) : 0;

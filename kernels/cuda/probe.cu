@@ -197,7 +197,6 @@ static int probe_reduce(struct cuda_backend *b, struct stopwatch *watch, size_t 
 	bool is_float;
 	const bool rows = rows_serve(b, b->step.tokens); /* which are numbered by the host, and not recorded */
 	void *buffer = reduce_buffer(b, &is_float);
-	buffer = rows ? at<void>(b, b->layout.partial) : buffer;
 	size_t used = tokens * (size_t)b->layout.hidden_stride * (is_float ? 4 : 2);
 	int result = -1;
 	if (cuda_ok(b, err, cudaMemsetAsync(buffer, 0, used, b->stream), "cudaMemsetAsync") &&

@@ -222,6 +222,8 @@ void reduce_close(struct cuda_backend *b)
 void *reduce_buffer(struct cuda_backend *b, bool *is_float)
 {
 	*is_float = b->reduce == REDUCE_HOST || b->options.shape.dtype == DTYPE_F32;
+	if (rows_serve(b, b->step.tokens))
+		return at<void>(b, b->layout.partial);
 	/* Where windows are faster, as measured on 2 GPUs; between, the kernel that publishes what
 	 * cuBLAS wrote costs more than they gain. */
 	size_t bytes = (size_t)b->step.tokens * (size_t)b->layout.hidden_stride * (*is_float ? 4 : 2);

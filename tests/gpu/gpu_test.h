@@ -175,7 +175,7 @@ static inline void with_parts(bool with)
 	setenv("TPRUN_CUDA_PARTS", with ? "400" : "0", 1);
 }
 
-/* Cases by gemv.cu alone. */
+/* Cases without gemv_parts.cu. */
 static inline void without_parts(void (*cases)(void))
 {
 	with_parts(false);
