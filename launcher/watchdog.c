@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "launcher/launch.h"
 #include "launcher/stop_request.h"
 #include "runtime/base/thread.h"
 
@@ -326,6 +327,7 @@ int watchdog_open(struct watchdog **out, const struct watchdog_options *options,
 	w->period = least / 4 < 1 ? least / 4 : 1;
 	w->opened = w->started = w->looked = now_s();
 	w->listener = -1;
+	w->launcher = launch_process();
 	ending_open(&w->ending);
 	pthread_mutex_init(&w->mutex, NULL);
 	gethostname(w->host, sizeof w->host - 1);

@@ -11,6 +11,8 @@
  *		arrived at fewer of them is the one they wait for
  *   late	a phase of the start takes longer than --init-timeout
  *
+ * Each rank's thread judges the launcher, mpirun or its daemon, as well: one that has ended is lost.
+ *
  * One message then names rank, host, device and what it was doing, and all processes end: the
  * backend is told to give up, MPI is told to abort, and whoever is still there a few seconds later
  * leaves by itself. The other ranks' threads judge rank 0 the same way. A thread that was itself

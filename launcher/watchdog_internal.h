@@ -22,6 +22,7 @@ struct watchdog {
 	struct watchdog_options options;
 	struct ending ending;
 	pthread_t thread;
+	pid_t launcher; /* mpirun or its daemon; 0: none is known */
 	int wake; /* an eventfd: look at what follows */
 	atomic_bool stop, joined, sigterm;
 	atomic_bool ends; /* this process is about to be ended, and why is told, or was, by whoever found it */
@@ -38,7 +39,7 @@ struct watchdog {
 	struct pollfd *polled; /* [link_count + 2] */
 
 	/* The thread's. */
-	double period, opened, started, looked, told, sigterm_at, gone;
+	double period, opened, started, looked, told, sigterm_at, gone, orphaned;
 };
 
 /* What this rank is doing now. */

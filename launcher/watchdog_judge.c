@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launcher/launch.h"
 #include "launcher/stop_request.h"
 
 enum { LISTED = 8 }; /* ranks that a message lists */
@@ -13,6 +14,7 @@ static const double gone_s = 3;	   /* for a run to end after a rank has gone and
  * more than a second. */
 static const double turn_s = 2;
 enum { TURNS = 3 };
+static const double orphan_s = 1; /* for MPI to end a rank whose launcher has ended */
 
 /* ---- messages ---------------------------------------------------------------------------- */
 
@@ -239,6 +241,22 @@ static void judge_meeting(struct watchdog *w, double now, bool *marked)
 	end_all(w, message);
 }
 
+/* MPI ends a rank when its connection to the launcher closes; not before it has made it, and a launcher
+ * that dies while it is made leaves PMIx's client waiting without end. */
+static void judge_launcher(struct watchdog *w, double now)
+{
+	char message[256];
+	if (!w->launcher || launch_process() == w->launcher)
+		return;
+	if (!(w->orphaned > 0))
+		w->orphaned = now;
+	if (now - w->orphaned <= orphan_s)
+		return;
+	snprintf(message, sizeof message, "tprun: lost, killed or crashed: the launcher of the ranks (host %s, "
+		 "process %d); all ranks end\n", w->host, (int)w->launcher);
+	end_all(w, link_claim() ? message : "");
+}
+
 void watchdog_judge(struct watchdog *w, double now)
 {
 	bool meeting = atomic_load(&w->options.activity->phase) == ACTIVITY_MPI;
@@ -247,6 +265,7 @@ void watchdog_judge(struct watchdog *w, double now)
 			end_all(w, "");
 		return;
 	}
+	judge_launcher(w, now);
 	if (!atomic_load(&w->joined)) {
 		judge_meeting(w, now, NULL);
 		return;

@@ -344,12 +344,12 @@ def attempt(world, name, function, arguments, options):
             function(Case(world, name, options.seed, options.short), *arguments)
             return None
         except MpirunCrashed:
-            print(f"mpirun itself crashed; once more: {name}", file=sys.stderr)
+            print(f"mpirun itself crashed or hung; once more: {name}", file=sys.stderr)
         except Failure as failure:
             return str(failure)
         except Exception:  # a line that is no JSON, say
             return traceback.format_exc()
-    return "mpirun crashed three times"
+    return "mpirun crashed or hung three times"
 
 
 def main():

@@ -18,7 +18,8 @@ class Failure(Exception):
 
 
 class MpirunCrashed(Exception):
-    """Open MPI 4.1's mpirun can crash in its own clean-up: such a run counts for nothing."""
+    """Open MPI 4.1's mpirun can crash or hang in its own clean-up, when a rank is killed while it connects:
+    such a run counts for nothing."""
 
 
 def expect(condition, message):
@@ -103,7 +104,10 @@ class Job:
                 return took
             if took > limit + 5:
                 self.kill()
-                raise Failure(f"{what}: {len(alive)} processes are left after {took:.1f} s: {self.said()}")
+                if set(alive.values()) == {None} and self.ranks > 1:
+                    raise MpirunCrashed
+                ranks = sorted(rank for rank in alive.values() if rank is not None)
+                raise Failure(f"{what}: ranks {ranks} are left after {took:.1f} s: {self.said()}")
             self.process.poll()
             time.sleep(0.01)
 

@@ -48,7 +48,7 @@ class MpirunStuck(Exception):
 class Run:
     """tprun under mpirun, whose ranks are found by a mark in their environment."""
 
-    def __init__(self, temp, ranks, fault, arguments, *models):
+    def __init__(self, temp, ranks, fault, arguments, *models, init=None):
         self.mark = f"{os.getpid()}.{random.getrandbits(60):x}"
         environment = dict(
             os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
@@ -66,7 +66,7 @@ class Run:
         for model in models or [["--model", os.path.join(ROOT, "configs", "tiny-stories")]]:
             command += [":"] * (len(command) > 1)
             command += ["-np", str(ranks), TPRUN, *arguments, *model, "--backend", BACKEND, "--quiet",
-                        "--watchdog", str(WATCHDOG), "--init-timeout", str(INIT)]
+                        "--watchdog", str(WATCHDOG), "--init-timeout", str(init or INIT)]
         self.process = subprocess.Popen(
             command,
             env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.err,
@@ -229,11 +229,9 @@ def strike(temp, ranks, rank, number, what):
     return seconds
 
 
-def orphans(temp, ranks):
+def orphaned(run, ranks):
     """mpirun itself is killed: no rank outlives it for long. What MPI leaves in /dev/shm then is mpirun's to
     remove, and gone with it."""
-    run = Run(temp, ranks, None, ["bench", "--tests", "tg64", "--repeat", "10000"])
-    time.sleep(3)
     if len(run.pids()) != ranks + 1:
         raise Failure(f"not all there: {run.pids()}, {run.said()}")
     run.start = time.monotonic()
@@ -243,6 +241,23 @@ def orphans(temp, ranks):
         os.unlink(path)
     run.check_end(None)
     return seconds
+
+
+def orphans(temp, ranks):
+    run = Run(temp, ranks, None, ["bench", "--tests", "tg64", "--repeat", "10000"])
+    time.sleep(3)
+    return orphaned(run, ranks)
+
+
+def orphan_before_mpi(temp, ranks, rank):
+    """The end of a connection to mpirun tells the others; one that has none yet ends all the same, long before
+    its --init-timeout."""
+    run = Run(temp, ranks, f"{rank}:mpi:hang", ["generate", "--prompt=Once"], init=120)
+    deadline = time.monotonic() + START
+    while len(run.pids()) <= ranks and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    return orphaned(run, ranks)
 
 
 def late_watchdog(temp):
@@ -316,6 +331,8 @@ def cpu_cases(everything):
     yield "2 ranks: another config.json", different, ("config.json", "models: config.json")
     yield "2 ranks: other weights", different, ("model.safetensors", "weights: the safetensors headers")
     yield "2 ranks: mpirun is killed", orphans, (2,)
+    for rank in range(2) if everything else [rng.choice(range(2))]:
+        yield f"2 ranks, rank {rank} before MPI: mpirun is killed", orphan_before_mpi, (2, rank)
     yield "2 ranks: all stopped and continued", late_watchdog, ()
 
 
