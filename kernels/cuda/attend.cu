@@ -22,6 +22,7 @@
 #include <float.h>
 #include <limits.h>
 
+#include "kernels/cuda/attend_inbox.cuh"
 #include "kernels/cuda/internal.cuh"
 #include "kernels/cuda/tensor.cuh"
 
@@ -75,98 +76,6 @@ template <typename W, int D, int G> struct attend_form {
 		return (part + i / quads * LANES) * quads + i % quads;
 	}
 };
-
-/* ---- clusters: on GPUs without them a block is alone ----------------------------------------- */
-
-/* What the warps of all blocks of a cluster have for the dimensions that a block joins, a piece for every
- * thread that joins: the i-th is of head i / (D/4) and of block i % 2^spread, so that the blocks' pieces of
- * the same dimensions meet in neighbouring threads. */
-template <int D, int G> struct attend_inbox {
-	float4 value[WARPS][G * D / 4];
-	float2 scale[WARPS][G][ATTEND_CLUSTER];	/* maximum and sum */
-	uint64_t arrived;			/* an mbarrier that counts the bytes */
-};
-
-/* Sets the inbox up, and tells the cluster's other blocks. */
-template <int D, int G> __device__ __forceinline__ void inbox_open(struct attend_inbox<D, G> &inbox, int spread)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-	if (!spread)
-		return;
-	if (threadIdx.x == 0) {
-		uint32_t bytes = sizeof inbox.value + ((WARPS * G * sizeof(float2)) << spread);
-		asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\t"
-			     "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n\t"
-			     "fence.mbarrier_init.release.cluster;"
-			     :: "r"(shared_address(&inbox.arrived)), "r"(bytes) : "memory");
-	}
-	asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
-#endif
-}
-
-/* Waits until the others have done so. */
-__device__ __forceinline__ void inbox_wait_open(int spread)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-	if (spread)
-		asm volatile("barrier.cluster.wait;" ::: "memory");
-#endif
-}
-
-/* The address of the same variable of another block of the cluster. */
-__device__ __forceinline__ uint32_t address_in(const void *at, int block)
-{
-	uint32_t to = shared_address(at);
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-	asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(to) : "r"(block));
-#endif
-	return to;
-}
-
-/* Puts a value into the inbox of `block`: `to` and `arrived` are this block's own of the same place. A store
- * that counts its bytes at the receiver needs neither a fence nor a meeting of all. */
-__device__ __forceinline__ void inbox_put(float4 *to, float4 v, const uint64_t *arrived, int block, int spread)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-	if (spread) {
-		asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
-			     :: "r"(address_in(to, block)), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w),
-				"r"(address_in(arrived, block)) : "memory");
-		return;
-	}
-#endif
-	*to = v;
-}
-
-__device__ __forceinline__ void inbox_put(float2 *to, float2 v, const uint64_t *arrived, int block, int spread)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-	if (spread) {
-		asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];"
-			     :: "r"(address_in(to, block)), "f"(v.x), "f"(v.y), "r"(address_in(arrived, block))
-			     : "memory");
-		return;
-	}
-#endif
-	*to = v;
-}
-
-/* Waits until all is there. Nobody writes into a block that has come past this, so it may end. */
-template <int D, int G> __device__ __forceinline__ void inbox_wait(struct attend_inbox<D, G> &inbox, int spread)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-	if (spread) {
-		uint32_t done = 0;
-		while (!done)
-			asm volatile("{\n\t.reg .pred p;\n\t"
-				     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0;\n\t"
-				     "selp.u32 %0, 1, 0, p;\n\t}"
-				     : "=r"(done) : "r"(shared_address(&inbox.arrived)) : "memory");
-		return;
-	}
-#endif
-	__syncthreads();
-}
 
 /* ---- softmax ---------------------------------------------------------------------------------- */
 
@@ -301,8 +210,8 @@ __device__ __forceinline__ void attend_unit(const uint4 *stage, int at, int begi
 
 /* Joins the warp's lane groups, and sends the result to the blocks that join it with others. */
 template <typename W, int D, int G, int N>
-__device__ __forceinline__ void attend_send(struct attend_inbox<D, G> &inbox, const struct attend_state<G, N> &state,
-					    int rank, int spread)
+__device__ __forceinline__ void attend_send(struct attend_inbox<WARPS, D, G> &inbox,
+					    const struct attend_state<G, N> &state, int rank, int spread)
 {
 	typedef attend_form<W, D, G> F;
 	const int lane = (int)(threadIdx.x % 32), warp = (int)(threadIdx.x / 32);
@@ -354,8 +263,8 @@ __device__ __forceinline__ float4 add_times(float4 a, float4 b, float factor)
 /* Joins what is in the inbox: warps in their order, then blocks. Calls f(head, d, max, sum, value) for
  * every four dimensions from d on, one thread for each. */
 template <int D, int G, typename F>
-__device__ __forceinline__ void attend_join(const struct attend_inbox<D, G> &inbox, int count, int rank, int spread,
-					    F f)
+__device__ __forceinline__ void attend_join(const struct attend_inbox<WARPS, D, G> &inbox, int count, int rank,
+					    int spread, F f)
 {
 	const unsigned blocks = 1u << spread;
 	for (unsigned i = threadIdx.x; i / 32 * 32 < G * D / 4; i += THREADS) { /* whole warps: they shuffle */
@@ -405,8 +314,8 @@ __device__ __forceinline__ void attend_store(const struct attend_parameters &p, 
 
 /* Leaves a block's part of the context in global memory. */
 template <int D, int G>
-__device__ __forceinline__ void attend_leave(const struct attend_parameters &p, const struct attend_inbox<D, G> &inbox,
-					     int unit, int count)
+__device__ __forceinline__ void attend_leave(const struct attend_parameters &p,
+					     const struct attend_inbox<WARPS, D, G> &inbox, int unit, int count)
 {
 	const size_t place = ((size_t)unit * gridDim.y + blockIdx.y) * ATTEND_HEADS;
 	attend_join(inbox, count, 0, 0, [&](int g, int d, float max, float sum, float4 value) {
@@ -486,7 +395,7 @@ __global__ void __launch_bounds__(THREADS, 4) attend_kernel(const __grid_constan
 {
 	typedef attend_form<W, D, G> F;
 	extern __shared__ uint4 ring[];
-	__shared__ struct attend_inbox<D, G> inbox;
+	__shared__ struct attend_inbox<WARPS, D, G> inbox;
 	const int lane = (int)(threadIdx.x % 32), warp = (int)(threadIdx.x / 32), part = lane % F::LANES;
 	const int stages = p.alone ? STAGES_ALONE : STAGES;
 	const int pieces = p.head_stride / PIECE<W>; /* of a key; those beyond D's lanes are none */
