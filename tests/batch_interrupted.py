@@ -206,7 +206,8 @@ def full_disk(run, ranks, tp):
                           "--input", work.input, "--output", work.output], ranks,
               restore_signals=False)  # Python ignores SIGXFSZ, and so does the job then
     wait_until(lambda: size_of(work.output) or job.process.poll() is not None, "a line")
-    most = size_of(work.output) + run.rng.randint(1, 2000)
+    # Standard error is a file, too, and is to hold the message.
+    most = max(1000, size_of(work.output) + run.rng.randint(1, 2000))
     resource.prlimit(job.rank_pids()[0], resource.RLIMIT_FSIZE, (most, most))
     run.refused(job, 1, work.output, "File too large")
     work.look("after the disk was full")
