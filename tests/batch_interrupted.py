@@ -84,7 +84,8 @@ def killed_at_any_moment(run, tp, times):
 
 
 def stopped(job, how, rng):
-    """Signals a job as `how` says: who gets SIGUSR1 or SIGTERM. The time of the last signal."""
+    """Signals a job as `how` says: who gets SIGUSR1 or SIGTERM. The time of the last signal. A busy machine may
+    have let the job end before."""
     number = signal.SIGTERM if "SIGTERM" in how else signal.SIGUSR1
     pids = list(job.rank_pids().values())
     if how == "Slurm":  # its warning to all ranks, then the end
@@ -94,7 +95,7 @@ def stopped(job, how, rng):
         for pid in pids:
             send(pid, signal.SIGTERM)
     else:
-        send(job.process.pid if "mpirun" in how else rng.choice(pids), number)
+        send(job.process.pid if "mpirun" in how or not pids else rng.choice(pids), number)
     return time.monotonic()
 
 
