@@ -1,5 +1,6 @@
 #include "launcher/launch.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <mpi.h>
 #include <sched.h>
@@ -45,31 +46,52 @@ bool launch_is_doubtful(void)
 #endif
 }
 
+/* What /proc tells of a process. */
+struct process {
+	char name[32], state; /* 'Z': it has ended, and its parent has not asked for its status */
+	int parent;
+};
+
+/* False where it is not there or cannot be asked, which errno tells apart. */
+static bool process_read(struct process *out, pid_t process)
+{
+	char path[64], line[512];
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)process);
+	FILE *file = fopen(path, "r");
+	if (!file)
+		return false;
+	errno = ESRCH;
+	size_t length = fread(line, 1, sizeof line - 1, file);
+	fclose(file);
+	line[length] = '\0';
+	char *open = strchr(line, '('), *close = strrchr(line, ')');
+	if (!open || !close || sscanf(close, ") %c %d", &out->state, &out->parent) != 2)
+		return false;
+	snprintf(out->name, sizeof out->name, "%.*s", (int)(close - open - 1), open + 1);
+	return true;
+}
+
 pid_t launch_process(void)
 {
 	static const char *const names[] = {"mpirun", "mpiexec", "orterun", "orted", "prterun", "prted",
 					    "prte"};
-	char path[64], line[512], name[32];
-	pid_t process = getppid();
-	while (process > 1) {
-		int parent = 0;
-		snprintf(path, sizeof path, "/proc/%d/stat", (int)process);
-		FILE *file = fopen(path, "r");
-		size_t length = file ? fread(line, 1, sizeof line - 1, file) : 0;
-		if (file)
-			fclose(file);
-		line[length] = '\0';
-		char *open = strchr(line, '('), *close = strrchr(line, ')');
-		if (!open || !close || sscanf(close, ") %*c %d", &parent) != 1)
-			return 0;
-		snprintf(name, sizeof name, "%.*s", (int)(close - open - 1), open + 1);
-		for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-			if (!strcmp(name, names[i]) ||
-			    (!strncmp(name, names[i], strlen(names[i])) && name[strlen(names[i])] == '.'))
+	struct process found;
+	for (pid_t process = getppid(); process > 1 && process_read(&found, process); process = found.parent)
+		for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+			size_t length = strlen(names[i]);
+			if (!strncmp(found.name, names[i], length) &&
+			    (!found.name[length] || found.name[length] == '.'))
 				return process;
-		process = parent;
-	}
+		}
 	return 0;
+}
+
+bool launch_process_ended(pid_t launcher)
+{
+	struct process found;
+	if (process_read(&found, launcher))
+		return found.state == 'Z' || found.state == 'X';
+	return errno == ENOENT || errno == ESRCH;
 }
 
 bool launch_is_crowded(void)

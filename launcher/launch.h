@@ -25,6 +25,8 @@ bool launch_is_doubtful(void);
 /* The nearest ancestor of this process that is mpirun or its daemon, also behind a script that mpirun
  * started; 0 where there is none. */
 pid_t launch_process(void);
+/* Whether it has ended. False where that cannot be told. */
+bool launch_process_ended(pid_t launcher);
 /* Whether this rank's cores are a binding that nobody asked for: mpirun binds two ranks to a core each. */
 bool launch_bound_by_default(pid_t launcher);
 /* Undoes such a binding, and starts this program anew: OpenMP's library looks once, when it is loaded, how

@@ -246,7 +246,7 @@ static void judge_meeting(struct watchdog *w, double now, bool *marked)
 static void judge_launcher(struct watchdog *w, double now)
 {
 	char message[256];
-	if (!w->launcher || launch_process() == w->launcher)
+	if (!w->launcher || !launch_process_ended(w->launcher))
 		return;
 	if (!(w->orphaned > 0))
 		w->orphaned = now;

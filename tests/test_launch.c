@@ -1,6 +1,10 @@
-/* What a launcher's environment says. */
+/* What a launcher's environment says, and whether it is still there. */
 #define TEST_SUITE "launch"
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "launcher/launch.h"
 #include "tests/test.h"
@@ -41,8 +45,27 @@ static void one_node_is_told_from_many(void)
 	CHECK(launch_hint().size == 4 && !launch_on_one_node());
 }
 
+static void the_end_of_a_process_is_told(void)
+{
+	struct rlimit files, none;
+	siginfo_t ended;
+	pid_t child = fork();
+	while (child == 0)
+		pause();
+	CHECK(child > 0 && !launch_process_ended(child) && !launch_process_ended(getpid()));
+	/* One that cannot be asked has not ended. */
+	CHECK(!getrlimit(RLIMIT_NOFILE, &files));
+	none = (struct rlimit){0, files.rlim_max};
+	CHECK(!setrlimit(RLIMIT_NOFILE, &none) && !launch_process_ended(child));
+	CHECK(!setrlimit(RLIMIT_NOFILE, &files));
+	CHECK(!kill(child, SIGKILL) && !waitid(P_PID, (id_t)child, &ended, WEXITED | WNOWAIT));
+	CHECK(launch_process_ended(child)); /* nobody has asked for its status */
+	CHECK(waitpid(child, NULL, 0) == child && launch_process_ended(child));
+}
+
 int main(void)
 {
 	RUN(one_node_is_told_from_many);
+	RUN(the_end_of_a_process_is_told);
 	TEST_END();
 }
