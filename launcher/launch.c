@@ -60,7 +60,7 @@ static bool process_read(struct process *out, pid_t process)
 	FILE *file = fopen(path, "r");
 	if (!file)
 		return false;
-	errno = ESRCH;
+	errno = ESRCH; /* one that ends meanwhile reads as nothing */
 	size_t length = fread(line, 1, sizeof line - 1, file);
 	fclose(file);
 	line[length] = '\0';

@@ -16,11 +16,11 @@
 
 enum reduce_path { REDUCE_NONE, REDUCE_NCCL, REDUCE_HOST };
 
-/* Sums through peers' memory: the most ranks it can serve, and the most it was measured on, beyond
- * which it must be asked for (TPRUN_REDUCE=peer). */
 /* Threads of residual_kernel. Whoever takes the norm of many tokens adds squares in their order, for the same bits. */
 enum { RESIDUAL_THREADS = 256 };
 
+/* Sums through peers' memory: the most ranks it can serve, and the most it was measured on, beyond
+ * which it must be asked for (TPRUN_REDUCE=peer). */
 enum { GRAPHS = 32, PEER_RANKS = 8, PEER_RANKS_MEASURED = 4 };
 
 /* In `late`: no rank is to wait for any other. */
