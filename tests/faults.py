@@ -2,12 +2,13 @@
 """No hang, ever: a rank that is killed, stopped, hangs, exits or fails, in each phase of a run, ends the
 run in time, and the message names it.
 
-    faults.py [--backend cpu|cuda] [--all] [--table]      TPRUN names a build with FAULTS=1
+    faults.py [--backend cpu|cuda] [--all] [--table] [--jobs N]      TPRUN names a build with FAULTS=1
 
-Without --all a subset: on CPUs less than a minute; on GPUs, where one run comes after the other and no more
-ranks than GPUs are started, a minute and a half on four. --table prints how long each run took, or went on
-after a signal. Faults come from within (TPRUN_FAULT, launcher/fault.h), and as signals from outside. After
-each run no process is left, nothing in /dev/shm, and no memory of a GPU is held."""
+Without --all a subset: on CPUs less than a minute; on GPUs, where no more ranks than GPUs are started, a minute
+and a half on four. --table prints how long each run took, or went on after a signal. Faults come from within
+(TPRUN_FAULT, launcher/fault.h), and as signals from outside. After each run no process is left, nothing in
+/dev/shm, and no memory of a GPU is held; where several runs share GPUs (--jobs) the memory, and what libraries
+leave in /dev/shm, are looked at after the last."""
 import argparse
 import concurrent.futures
 import glob
@@ -23,6 +24,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TPRUN = os.path.abspath(os.environ.get("TPRUN", os.path.join(ROOT, "build", "faults", "tprun")))
 BACKEND = "cpu"
+JOBS = 3  # runs at a time; on GPUs 1
 WATCHDOG, INIT, START = 2, 4, 5  # START: seconds that a start takes at most, on a busy machine
 GRACE = 10  # seconds for every process to be gone, after the fault was found
 NAMES = {"connect": "connecting the ranks", "load": "loading weights", "sums": "connecting the ranks",
@@ -120,22 +122,24 @@ class Run:
             raise Failure(f"no line like {pattern!r} in: {said}")
         if len(lines) > 1:
             raise Failure(f"{len(lines)} messages: {said}")
-        # Job numbers come again, and a killed mpirun of any day leaves its files. On GPUs runs do not overlap:
-        # all that is new is this one's.
+        # Job numbers come again, and a killed mpirun of any day leaves its files.
         new = set(os.listdir("/dev/shm")) - self.shared
-        left = [name for name in new if "tprun" in name or (self.job and f"{self.job:x}" in name) or
-                (BACKEND == "cuda" and re.match("nccl|cuda", name))]
-        if BACKEND == "cuda":
-            GPUS.check(self.seen)
+        left = [name for name in new if "tprun" in name or (self.job and f"{self.job:x}" in name)]
         if left:
             raise Failure(f"left behind: {left}")
+        if GPUS and JOBS == 1:
+            GPUS.check(self.seen)
 
 
 class Gpus:
-    """The memory that is taken on the GPUs, which is to be what it was before."""
+    """What is taken on the GPUs, and of /dev/shm by libraries, which is to be what it was before."""
 
     def __init__(self):
-        self.before = self.used()
+        self.before, self.shared = self.used(), self.files()
+
+    @staticmethod
+    def files():
+        return {name for name in os.listdir("/dev/shm") if re.match("nccl|cuda", name)}
 
     @staticmethod
     def ask(what):
@@ -151,10 +155,12 @@ class Gpus:
             used = self.used()
             # A virtual machine may show no processes; a context takes some hundred MiB.
             holding = pids & {int(pid) for pid in self.ask("--query-compute-apps=pid") if pid.isdigit()}
-            if not holding and all(now < before + 64 for now, before in zip(used, self.before)):
+            files = self.files() - self.shared
+            if not holding and not files and all(now < before + 64 for now, before in zip(used, self.before)):
                 return
             if time.monotonic() > end:
-                raise Failure(f"GPU memory: {self.before} MiB before, {used} after, processes {holding}")
+                raise Failure(f"GPU memory: {self.before} MiB before, {used} after, processes {holding}; "
+                              f"left in /dev/shm: {files}")
             time.sleep(0.2)
 
 
@@ -208,7 +214,8 @@ def unharmed(temp, ranks):
     seconds = run.wait(GRACE + START)
     if run.process.returncode:
         raise Failure(f"status {run.process.returncode}; said: {run.said()}")
-    GPUS.check(run.seen)
+    if JOBS == 1:
+        GPUS.check(run.seen)
     return seconds
 
 
@@ -361,12 +368,13 @@ def struck(ranks, rank, number, what):
 
 
 def main():
-    global BACKEND, GPUS, WATCHDOG, INIT, START
+    global BACKEND, JOBS, GPUS, WATCHDOG, INIT, START
     parser = argparse.ArgumentParser()
     parser.add_argument("--backend", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--only", default="", help="cases whose name has this")
+    parser.add_argument("--jobs", type=int, help="runs at a time (3, and 1 on GPUs)")
     options = parser.parse_args()
     if "TPRUN_FAULT" not in subprocess.run(["strings", "-a", TPRUN], capture_output=True,
                                            text=True).stdout:
@@ -377,10 +385,11 @@ def main():
         if len(GPUS.before) < 2:
             print("SKIP faults on GPUs: it wants two")
             return 0
+    JOBS = options.jobs or (1 if GPUS else 3)
     cases = (gpu_cases if GPUS else cpu_cases)(options.all)
     failed = 0
     with tempfile.TemporaryDirectory() as temp, \
-            concurrent.futures.ThreadPoolExecutor(1 if GPUS else 3) as pool:
+            concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
         jobs = [(name, pool.submit(attempt, name, call, temp, more)) for name, call, more in cases
                 if options.only in name]
         for name, job in jobs:
@@ -392,6 +401,13 @@ def main():
             except Failure as why:
                 failed += 1
                 print(f"FAIL {name}: {why}", flush=True)
+    if GPUS and JOBS > 1:
+        try:
+            GPUS.check(set())
+            print("PASS nothing is left on the GPUs")
+        except Failure as why:
+            failed += 1
+            print(f"FAIL nothing is left on the GPUs: {why}")
     return failed > 0
 
 
