@@ -36,10 +36,10 @@ int cuda_device_describe(int device, struct cuda_device_info *out, struct error 
  * it to the end of the process, so that what it takes is counted already. */
 int cuda_device_free_memory(int device, uint64_t *bytes, struct error *err);
 
-/* How a backend opened by cuda_backend_open adds up over the ranks: "none" (one rank), "nccl",
- * "nccl with symmetric windows", or "host" with the reason in brackets. Behind nccl stands whether
- * steps of few tokens go through the peers' memory, or what hinders; all of it from load_end on. The
- * backend's own. */
+/* How a backend opened by cuda_backend_open adds up over the ranks: "none" (one rank), "through peers' memory",
+ * "nccl", or "host" with the reason in brackets. Behind nccl stands whether steps of few tokens go through
+ * the peers' memory, or what hinders, and "symmetric windows" where it has them; all of it from load_end on.
+ * The backend's own. */
 const char *cuda_backend_reduce_name(const struct backend *);
 
 /* As the libraries number themselves: 13000 is CUDA 13.0, 22803 NCCL 2.28.3; 0: not there. */

@@ -14,7 +14,7 @@
 #include "kernels/cuda/libraries.cuh"
 #include "kernels/cuda/numbers.cuh"
 
-enum reduce_path { REDUCE_NONE, REDUCE_NCCL, REDUCE_HOST };
+enum reduce_path { REDUCE_NONE, REDUCE_PEERS, REDUCE_NCCL, REDUCE_HOST };
 
 /* Threads of residual_kernel. Whoever takes the norm of many tokens adds squares in their order, for the same bits. */
 enum { RESIDUAL_THREADS = 256 };
@@ -185,7 +185,7 @@ struct cuda_backend {
 	char reduce_name[256];	     /* see cuda_backend_reduce_name */
 	float *reduce_host;	     /* pinned, [max_tokens][hidden_stride], REDUCE_HOST only */
 	void *window_buffer;	     /* for few tokens, REDUCE_NCCL only */
-	bool peers;		     /* few tokens go through mailboxes, REDUCE_NCCL only */
+	bool peers;		     /* few tokens go through mailboxes: with REDUCE_PEERS, maybe with REDUCE_NCCL */
 	uint4 *mailbox;		     /* this rank's */
 	void *opened[PEER_RANKS];    /* the others', as opened here */
 	int32_t *late;		     /* pinned, see struct peer_sum; PEERS_ABORTED: nobody is to wait */
@@ -445,11 +445,12 @@ int weights_end(struct cuda_backend *, struct error *err);
 void weights_close(struct cuda_backend *);
 
 /* ---- reduce.cu ------------------------------------------------------------------------------ */
-/* Decides the path, the same on every rank. Collective, like reduce_end. */
+/* Decides the path, the same on every rank, and opens and tries the ranks' memory where that may serve. Collective,
+ * like reduce_end. */
 int reduce_begin(struct cuda_backend *, struct error *err);
-/* Opens the communicator: of all ranks at a time, but of any thread. */
+/* Opens NCCL's communicator, on that path: of all ranks at a time, but of any thread. */
 int reduce_connect(struct cuda_backend *, struct error *err);
-/* Tries the path with sums of known values, and opens those that need both the communicator and the group. */
+/* Tries what reduce_connect has opened with sums of known values. */
 int reduce_end(struct cuda_backend *, struct error *err);
 /* Whether there are sums to take: several ranks, or one that was told to use NCCL all the same. */
 bool reduce_wanted(const struct group *);

@@ -1,21 +1,21 @@
 /*
  * reduce.cu - sums over the ranks.
  *
- * Three paths, one for all ranks, chosen by rank 0 at start: none for a single rank; NCCL
- * where every rank has a GPU of its own; and through the host (the group's own sum, in
- * float32) where ranks share a GPU, which NCCL refuses, or where a rank has no NCCL. The
- * environment variable TPRUN_REDUCE asks for "host", or for "nccl" and nothing else, even on a
- * single rank, where it adds nothing but takes NCCL's way.
+ * Four paths, one for all ranks, chosen at start: none for a single rank; the memory of the
+ * ranks' GPUs (peers.cuh, peers_rows.cu) where all run on one node and reach it, on as many ranks as
+ * it was measured on; NCCL where every rank has a GPU of its own; and through the host (the group's
+ * own sum, in float32) where ranks share a GPU, which NCCL refuses, or where a rank has no NCCL.
+ * NCCL is not even started where the memory serves: it is what a start takes longest for. The
+ * environment variable TPRUN_REDUCE asks for "host", for "nccl" and nothing else, even on a
+ * single rank, where it adds nothing but takes NCCL's way, or for "peer", with more ranks or a single
+ * one too.
  *
  * Over NCCL 16-bit models send 16-bit values. NCCL adds them in an order fixed by the number
  * of ranks and the size, so a run repeats bit for bit; its kernels over symmetric windows add
  * in float32 and round once, its rings round at each hop. Sums of some sizes use a
  * buffer in a symmetric window, the others an ordinary one: whichever is faster.
- *
- * Beside NCCL, where all ranks run on one node and their GPUs reach one another's memory, sums of
- * few tokens are taken by the kernels that want them: peers.cuh. That is so for as many ranks as it
- * was measured on; TPRUN_REDUCE=peer wants it or nothing, with more ranks or a single one too, and
- * TPRUN_REDUCE=nccl does without.
+ * Beside NCCL sums of few tokens go through the GPUs' memory too, where it serves no others: rows of
+ * a length that peers_rows.cu does not take.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,9 +43,9 @@ struct reduce_offer {
 
 /* What rank 0 tells the others. */
 struct reduce_plan {
-	int path;
-	bool peers, peers_only; /* try mailboxes for few tokens; fail without them */
-	char name[224];
+	int path;		/* where the GPUs' memory does not serve */
+	bool peers, peers_only; /* try that; fail without it */
+	char host_why[200];	/* of that path */
 #ifdef TPRUN_NCCL
 	ncclUniqueId id;
 #endif
@@ -98,10 +98,10 @@ static int plan_reduce(struct cuda_backend *b, struct reduce_plan *plan, struct 
 {
 	const struct group *g = b->options.group;
 	struct reduce_offer own, *offers = NULL;
-	char why[200] = "TPRUN_REDUCE=host";
 	int result = -1;
 
 	memset(plan, 0, sizeof *plan);
+	strcpy(plan->host_why, "TPRUN_REDUCE=host");
 	make_offer(b, &own);
 	if (g->rank == 0 && !(offers = (struct reduce_offer *)calloc((size_t)g->size, sizeof *offers)))
 		error_memory(err, "the ranks' device names");
@@ -110,20 +110,16 @@ static int plan_reduce(struct cuda_backend *b, struct reduce_plan *plan, struct 
 	    g->gather(g, &own, sizeof own, offers, err))
 		goto done;
 	if (g->rank == 0) {
-		bool host = reduce_asked("host") || find_obstacle(offers, g->size, why, sizeof why);
+		bool host = reduce_asked("host") ||
+			    find_obstacle(offers, g->size, plan->host_why, sizeof plan->host_why);
 		if (host && (reduce_asked("nccl") || reduce_asked("peer"))) {
-			error_usage(err, "TPRUN_REDUCE=%s: %s", getenv("TPRUN_REDUCE"), why);
+			error_usage(err, "TPRUN_REDUCE=%s: %s", getenv("TPRUN_REDUCE"), plan->host_why);
 			goto done;
 		}
 		plan->path = host ? REDUCE_HOST : REDUCE_NCCL;
 		plan->peers = !host && (reduce_asked("peer") ||
 					(!reduce_asked("nccl") && g->size <= PEER_RANKS_MEASURED));
 		plan->peers_only = reduce_asked("peer");
-		snprintf(plan->name, sizeof plan->name, host ? "host (%s)" : "nccl", why);
-#ifdef TPRUN_NCCL
-		if (!host && !nccl_ok(b, err, b->nccl.get_unique_id(&plan->id), "ncclGetUniqueId"))
-			goto done;
-#endif
 	}
 	result = 0;
 done:
@@ -171,9 +167,25 @@ static int nccl_open(struct cuda_backend *b, const struct reduce_plan *plan, str
 }
 #endif
 
+/* How NCCL finds the other ranks. */
+static int share_id(struct cuda_backend *b, struct error *err)
+{
+#ifdef TPRUN_NCCL
+	const struct group *g = b->options.group;
+	int result = 0;
+	if (g->rank == 0 && !nccl_ok(b, err, b->nccl.get_unique_id(&b->plan->id), "ncclGetUniqueId"))
+		result = -1;
+	return g->agree(g, result, err) || g->broadcast(g, &b->plan->id, sizeof b->plan->id, 0, err) ? -1 : 0;
+#else
+	(void)b, (void)err;
+	return 0;
+#endif
+}
+
 int reduce_begin(struct cuda_backend *b, struct error *err)
 {
 	const struct group *g = b->options.group;
+	char why[200];
 
 	b->reduce = REDUCE_NONE;
 	strcpy(b->reduce_name, "none");
@@ -182,11 +194,26 @@ int reduce_begin(struct cuda_backend *b, struct error *err)
 	b->plan = (struct reduce_plan *)calloc(1, sizeof *b->plan);
 	if (g->agree(g, b->plan ? 0 : error_memory(err, "the plan of sums over the ranks"), err) ||
 	    g->agree(g, plan_reduce(b, b->plan, err), err) ||
-	    g->broadcast(g, b->plan, sizeof *b->plan, 0, err))
+	    g->broadcast(g, b->plan, sizeof *b->plan, 0, err) ||
+	    (b->plan->peers && peers_open(b, why, sizeof why, err)))
 		return -1;
+	if (b->plan->peers_only && !b->peers)
+		return error_usage(err, "TPRUN_REDUCE=peer: %s", why);
+	if (b->rows) {
+		b->reduce = REDUCE_PEERS;
+		strcpy(b->reduce_name, "through peers' memory");
+		return 0;
+	}
 	b->reduce = (enum reduce_path)b->plan->path;
-	memcpy(b->reduce_name, b->plan->name, sizeof b->plan->name);
-	return 0;
+	if (b->reduce == REDUCE_HOST) {
+		snprintf(b->reduce_name, sizeof b->reduce_name, "host (%s)", b->plan->host_why);
+		return 0;
+	}
+	if (b->peers)
+		strcpy(b->reduce_name, "nccl, few tokens through peers' memory");
+	else
+		snprintf(b->reduce_name, sizeof b->reduce_name, b->plan->peers ? "nccl (peers' memory: %s)" : "nccl", why);
+	return share_id(b, err);
 }
 
 int reduce_connect(struct cuda_backend *b, struct error *err)
@@ -197,7 +224,7 @@ int reduce_connect(struct cuda_backend *b, struct error *err)
 	if (b->reduce == REDUCE_NCCL)
 		return nccl_open(b, b->plan, err);
 #endif
-	return b->reduce == REDUCE_NONE ||
+	return b->reduce != REDUCE_HOST ||
 	       cuda_ok(b, err, cudaMallocHost((void **)&b->reduce_host, bytes),
 		       "cudaMallocHost for sums over the ranks") ? 0 : -1;
 }
@@ -394,30 +421,15 @@ static int try_sums(struct cuda_backend *b, struct error *err)
 	return result;
 }
 
-static int add_peers(struct cuda_backend *b, bool needed, struct error *err)
-{
-	char why[200];
-	size_t used = strlen(b->reduce_name), room = sizeof b->reduce_name - used;
-
-	if (peers_open(b, why, sizeof why, err))
-		return -1;
-	if (!b->peers && needed)
-		return error_usage(err, "TPRUN_REDUCE=peer: %s", why);
-	snprintf(b->reduce_name + used, room, b->rows ? ", steps' sums through peers' memory"
-			 : b->peers ? ", few tokens through peers' memory"
-						       : " (peers' memory: %s)", why);
-	return 0;
-}
-
 int reduce_end(struct cuda_backend *b, struct error *err)
 {
-#if defined(TPRUN_NCCL) && HAVE_WINDOWS
-	if (b->window)
-		strcat(b->reduce_name, " with symmetric windows");
-#endif
 	if (b->reduce == REDUCE_NONE)
 		return 0;
-	if (try_sums(b, err) || (b->plan->peers && add_peers(b, b->plan->peers_only, err)))
+#if defined(TPRUN_NCCL) && HAVE_WINDOWS
+	if (b->window)
+		strcat(b->reduce_name, ", symmetric windows");
+#endif
+	if (b->reduce != REDUCE_PEERS && try_sums(b, err))
 		return -1;
 	/* What was tried belongs to no step. */
 	return !b->sum_time ||
