@@ -27,7 +27,7 @@ enum {
 	ATTEND_RESIDENT = 384,	  /* while there are no more than this: three a multiprocessor */
 	ATTEND_WARPS = 1024,	  /* contexts of many tokens are cut into about so many parts, and */
 	ATTEND_PIECE = 128,	  /* not below so many positions */
-	ATTEND_TILE = 64,	  /* tokens of a sequence that one prefill block serves */
+	ATTEND_TILE = 128,	  /* tokens of a sequence that one prefill block serves */
 	CANDIDATE_CHUNK = 2048,	  /* logits that one block sorts */
 	PENALTY_IDS = 1 << 16,	  /* penalized ids uploaded at a time, at least */
 	CUBLAS_WORKSPACE = 32 << 20,

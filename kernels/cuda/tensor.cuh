@@ -91,10 +91,15 @@ __device__ __forceinline__ void copy_piece(uint32_t to, const void *from)
 }
 
 /* The same, or zeros where not `there`. */
-__device__ __forceinline__ void copy_piece(void *to, const void *from, bool there)
+__device__ __forceinline__ void copy_piece(uint32_t to, const void *from, bool there)
 {
 	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-		     :: "r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+		     :: "r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+
+__device__ __forceinline__ void copy_piece(void *to, const void *from, bool there)
+{
+	copy_piece(shared_address(to), from, there);
 }
 
 /* Four bytes of them. */
