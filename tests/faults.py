@@ -37,6 +37,8 @@ KINDS = ["kill", "stop", "hang", "exit", "error"]
 ON_GPUS = [(2, "connect", "hang"), (2, "load", "error"), (2, "sums", "kill"), (2, "prefill", "kill"),
            (2, "decode", "hang"), (2, "stop", "kill"), (4, "sums", "hang"), (4, "prefill", "stop"),
            (4, "decode", "kill"), (4, "decode", "hang")]
+# And where NCCL adds up, which GPUs of one node do without otherwise.
+OVER_NCCL = [("sums", "hang"), ("prefill", "stop"), ("decode", "kill"), ("decode", "hang")]
 
 
 class Failure(Exception):
@@ -50,7 +52,7 @@ class MpirunStuck(Exception):
 class Run:
     """tprun under mpirun, whose ranks are found by a mark in their environment."""
 
-    def __init__(self, temp, ranks, fault, arguments, *models, init=None):
+    def __init__(self, temp, ranks, fault, arguments, *models, init=None, way=None):
         self.mark = f"{os.getpid()}.{random.getrandbits(60):x}"
         environment = dict(
             os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
@@ -59,6 +61,8 @@ class Run:
         environment.pop("TPRUN_FAULT", None)
         if fault:
             environment["TPRUN_FAULT"] = fault
+        if way:
+            environment["TPRUN_REDUCE"] = way
         self.err = tempfile.TemporaryFile(dir=temp)
         self.job = None  # Open MPI's number of it
         self.seen = set()  # all its processes
@@ -188,9 +192,9 @@ def pattern_of(rank, phase, kind):
     return rf"^tprun: {what}[^:]*: {who} {NAMES[phase]}"
 
 
-def inject(temp, ranks, rank, phase, kind):
+def inject(temp, ranks, rank, phase, kind, way=None):
     prompt = [f"--prompt={random.choice(['Once', 'The big dog', 'Lily and Tom went out'])}"]
-    run = Run(temp, ranks, f"{rank}:{phase}:{kind}", ["generate", *prompt, "--max-new-tokens", "20"])
+    run = Run(temp, ranks, f"{rank}:{phase}:{kind}", ["generate", *prompt, "--max-new-tokens", "20"], way=way)
     seconds = run.wait(found_after(phase, kind) + GRACE + START)
     run.check_end(pattern_of(rank, phase, kind))
     return seconds
@@ -352,6 +356,11 @@ def gpu_cases(everything):
                 some = [rng.choice(range(ranks))] if (ranks, phase, kind) in ON_GPUS else []
                 for rank in range(ranks) if everything else some:
                     yield from injected(ranks, rank, phase, kind)
+        drawn = rng.choice(OVER_NCCL)
+        for phase, kind in OVER_NCCL:
+            for rank in range(ranks) if everything else [rng.choice(range(ranks))] * ((phase, kind) == drawn):
+                yield (f"{ranks} ranks, rank {rank}: {kind} at {phase}, over NCCL", inject,
+                       (ranks, rank, phase, kind, "nccl"))
         for number, what in (signal.SIGKILL, "lost"), (signal.SIGSTOP, "silent"):
             some = [rng.choice(range(ranks))] if number == signal.SIGKILL else []
             for rank in range(ranks) if everything else some:
