@@ -6,7 +6,8 @@
 #include <string.h>
 
 /* Estimates, on an H200 with CUDA 13: a context with this program's kernels and cuBLAS, and a
- * communicator of NCCL. Not measured to the byte: `plan` says so. */
+ * communicator of NCCL, counted also where it is found later that the GPUs do without one. Not measured
+ * to the byte: `plan` says so. */
 #define CONTEXT_BYTES (700ull << 20)
 #define COMMUNICATOR_BYTES (400ull << 20)
 
