@@ -303,19 +303,26 @@ static void open_mailboxes(struct cuda_backend *b, const struct peer_offer *offe
 /* Sums left before their numbers are used up: more than a step takes. */
 enum { EPOCHS_SPARED = 1 << 16 };
 
+/* All ranks of the group have come here: those of other replicas, which agreements would be with, come at another time. */
+static int meet(const struct group *g, struct error *err)
+{
+	char here = 0, all[PEER_RANKS];
+	return g->gather(g, &here, sizeof here, g->rank ? NULL : all, err) ||
+	       g->broadcast(g, &here, sizeof here, 0, err) ? -1 : 0;
+}
+
 int peers_renew(struct cuda_backend *b, struct error *err)
 {
 	const struct group *g = b->options.group;
 	if (!b->peers || b->epoch < UINT32_MAX - EPOCHS_SPARED)
 		return 0;
-	/* What is on its way has come before any rank clears, and all have before any goes on. */
-	int result = cuda_ok(b, err, cudaStreamSynchronize(b->stream), "before mailboxes are cleared") ? 0 : -1;
-	if (g->agree(g, result, err))
-		return -1;
-	result = cuda_ok(b, err, cudaMemsetAsync(b->mailbox, 0, mailbox_bytes(b), b->stream), "cudaMemsetAsync") &&
-		 cuda_ok(b, err, cudaStreamSynchronize(b->stream), "clearing a mailbox") ? 0 : -1;
 	b->epoch = 1;
-	return g->agree(g, result, err);
+	/* What is on its way has come before any rank clears, and all have before any goes on. */
+	return cuda_ok(b, err, cudaStreamSynchronize(b->stream), "before mailboxes are cleared") &&
+	       !meet(g, err) &&
+	       cuda_ok(b, err, cudaMemsetAsync(b->mailbox, 0, mailbox_bytes(b), b->stream), "cudaMemsetAsync") &&
+	       cuda_ok(b, err, cudaStreamSynchronize(b->stream), "clearing a mailbox") &&
+	       !meet(g, err) ? 0 : -1;
 }
 
 /* Sums known values, in each of the two mailboxes twice. */

@@ -167,25 +167,48 @@ static int nccl_open(struct cuda_backend *b, const struct reduce_plan *plan, str
 }
 #endif
 
-/* How NCCL finds the other ranks. */
+/* How NCCL finds the other ranks, on its path. All ranks of the world agree, so on other paths, which other replicas may
+ * take, they do so too. */
 static int share_id(struct cuda_backend *b, struct error *err)
 {
-#ifdef TPRUN_NCCL
 	const struct group *g = b->options.group;
 	int result = 0;
-	if (g->rank == 0 && !nccl_ok(b, err, b->nccl.get_unique_id(&b->plan->id), "ncclGetUniqueId"))
+#ifdef TPRUN_NCCL
+	if (b->reduce == REDUCE_NCCL && g->rank == 0 &&
+	    !nccl_ok(b, err, b->nccl.get_unique_id(&b->plan->id), "ncclGetUniqueId"))
 		result = -1;
-	return g->agree(g, result, err) || g->broadcast(g, &b->plan->id, sizeof b->plan->id, 0, err) ? -1 : 0;
-#else
-	(void)b, (void)err;
-	return 0;
 #endif
+	if (g->agree(g, result, err))
+		return -1;
+#ifdef TPRUN_NCCL
+	if (b->reduce == REDUCE_NCCL)
+		return g->broadcast(g, &b->plan->id, sizeof b->plan->id, 0, err);
+#endif
+	return 0;
+}
+
+/* The path, from what was planned and found. `why`: what hinders the GPUs' memory, where it was tried. */
+static void choose_path(struct cuda_backend *b, const char *why)
+{
+	const struct reduce_plan *plan = b->plan;
+	char *name = b->reduce_name;
+	const size_t room = sizeof b->reduce_name;
+
+	b->reduce = b->rows ? REDUCE_PEERS : (enum reduce_path)plan->path;
+	if (b->reduce == REDUCE_PEERS)
+		snprintf(name, room, "through peers' memory");
+	else if (b->reduce == REDUCE_HOST)
+		snprintf(name, room, "host (%s)", plan->host_why);
+	else if (b->peers)
+		snprintf(name, room, "nccl, few tokens through peers' memory");
+	else
+		snprintf(name, room, plan->peers ? "nccl (peers' memory: %s)" : "nccl", why);
 }
 
 int reduce_begin(struct cuda_backend *b, struct error *err)
 {
 	const struct group *g = b->options.group;
-	char why[200];
+	char why[200] = "";
 
 	b->reduce = REDUCE_NONE;
 	strcpy(b->reduce_name, "none");
@@ -199,20 +222,7 @@ int reduce_begin(struct cuda_backend *b, struct error *err)
 		return -1;
 	if (b->plan->peers_only && !b->peers)
 		return error_usage(err, "TPRUN_REDUCE=peer: %s", why);
-	if (b->rows) {
-		b->reduce = REDUCE_PEERS;
-		strcpy(b->reduce_name, "through peers' memory");
-		return 0;
-	}
-	b->reduce = (enum reduce_path)b->plan->path;
-	if (b->reduce == REDUCE_HOST) {
-		snprintf(b->reduce_name, sizeof b->reduce_name, "host (%s)", b->plan->host_why);
-		return 0;
-	}
-	if (b->peers)
-		strcpy(b->reduce_name, "nccl, few tokens through peers' memory");
-	else
-		snprintf(b->reduce_name, sizeof b->reduce_name, b->plan->peers ? "nccl (peers' memory: %s)" : "nccl", why);
+	choose_path(b, why);
 	return share_id(b, err);
 }
 
@@ -395,8 +405,8 @@ static int try_sums(struct cuda_backend *b, struct error *err)
 	const struct group *g = b->options.group;
 	size_t row = (size_t)b->layout.hidden_stride * dtype_bytes(b->options.shape.dtype);
 	const size_t tokens[] = {1, WINDOW_SMALL / row + 1, (WINDOW_LARGE + row - 1) / row};
-	size_t most = 0;
-	int ways = b->reduce == REDUCE_HOST ? 1 : 3, result = 0;
+	size_t most = 1;
+	int ways = b->reduce == REDUCE_PEERS ? 0 : b->reduce == REDUCE_HOST ? 1 : 3, result = 0;
 
 	for (int i = 0; i < ways; i++)
 		if (tokens[i] <= (size_t)b->options.max_tokens && tokens[i] > most)
@@ -407,7 +417,7 @@ static int try_sums(struct cuda_backend *b, struct error *err)
 	if (!values || !stored)
 		result = error_memory(err, "a first sum over the ranks");
 	/* Nobody goes on to a sum to which another rank will not come; and as all ranks of the world agree,
-	 * replicas that add up otherwise among them, they do so equally often. */
+	 * replicas that add up otherwise among them, they do so equally often: also where the memory has been tried. */
 	result = g->agree(g, result, err);
 	for (int i = 0; i < 3 && !result; i++) {
 		if (i < ways && tokens[i] <= most)
@@ -429,7 +439,7 @@ int reduce_end(struct cuda_backend *b, struct error *err)
 	if (b->window)
 		strcat(b->reduce_name, ", symmetric windows");
 #endif
-	if (b->reduce != REDUCE_PEERS && try_sums(b, err))
+	if (try_sums(b, err))
 		return -1;
 	/* What was tried belongs to no step. */
 	return !b->sum_time ||

@@ -86,6 +86,16 @@ if [ "$ranks" -gt 1 ]; then
 	check gpu-one-visible-way grep -qE "through peers' memory|--gpu-bind=none" "$TEMP/err"
 fi
 
+# Replicas whose sums go different ways start and end together.
+if [ "$ranks" = 4 ]; then
+	printf '{"id": %d, "prompt": "Once"}\n' {1..8} > "$TEMP/lines"
+	command=("$TPRUN" batch "${model[@]}" --tp 2 --input "$TEMP/lines" --output "$TEMP/done" --max-new-tokens 20 --ignore-eos)
+	timeout $limit mpirun -np 2 "${command[@]}" : -np 2 -x TPRUN_REDUCE=nccl "${command[@]}" > "$TEMP/out" 2> "$TEMP/err"
+	status=$?
+	good gpu-replicas-two-ways
+	check gpu-replicas-two-ways-lines [ "$(grep -c '"text"' "$TEMP/done")" = 8 ]
+fi
+
 # SIGUSR2, while the ranks wait for a prompt; the text is as if nothing had been asked.
 mkfifo "$TEMP/prompt"
 mpirun -np "$ranks" "$TPRUN" generate "${model[@]}" --prompt-file "$TEMP/prompt" --max-new-tokens 20 --ignore-eos \
