@@ -2,8 +2,8 @@
  * reduce.cu - sums over the ranks.
  *
  * Four paths, one for all ranks, chosen at start: none for a single rank; the memory of the
- * ranks' GPUs (peers.cuh, peers_rows.cu) where all run on one node and reach it, on as many ranks as
- * it was measured on; NCCL where every rank has a GPU of its own; and through the host (the group's
+ * ranks' GPUs (peers.cuh, peers_rows.cu) where each has its own, all run on one node and reach it, on as many
+ * ranks as it was measured on; NCCL where every rank has a GPU of its own; and through the host (the group's
  * own sum, in float32) where ranks share a GPU, which NCCL refuses, or where a rank has no NCCL.
  * NCCL is not even started where the memory serves: it is what a start takes longest for. The
  * environment variable TPRUN_REDUCE asks for "host", for "nccl" and nothing else, even on a
@@ -76,21 +76,27 @@ static void make_offer(struct cuda_backend *b, struct reduce_offer *offer)
 #endif
 }
 
-/* On rank 0: what keeps the ranks from NCCL, in `why`; or nothing does. */
-static bool find_obstacle(const struct reduce_offer *offers, int size, char *why, size_t room)
+/* On rank 0: whether a GPU serves two ranks, which are named in `why`. */
+static bool gpus_shared(const struct reduce_offer *offers, int size, char *why, size_t room)
 {
-	for (int i = 0; i < size; i++) {
-		if (offers[i].obstacle[0]) {
-			snprintf(why, room, "rank %d: %.*s", i, (int)sizeof offers[i].obstacle - 1,
-				 offers[i].obstacle);
-			return true;
-		}
+	for (int i = 0; i < size; i++)
 		for (int k = 0; k < i; k++)
 			if (!memcmp(offers[i].uuid, offers[k].uuid, sizeof offers[i].uuid)) {
 				snprintf(why, room, "ranks %d and %d share a GPU", k, i);
 				return true;
 			}
-	}
+	return false;
+}
+
+/* On rank 0: whether a rank has no NCCL, as `why` tells. */
+static bool nccl_missing(const struct reduce_offer *offers, int size, char *why, size_t room)
+{
+	for (int i = 0; i < size; i++)
+		if (offers[i].obstacle[0]) {
+			snprintf(why, room, "rank %d: %.*s", i, (int)sizeof offers[i].obstacle - 1,
+				 offers[i].obstacle);
+			return true;
+		}
 	return false;
 }
 
@@ -110,14 +116,15 @@ static int plan_reduce(struct cuda_backend *b, struct reduce_plan *plan, struct 
 	    g->gather(g, &own, sizeof own, offers, err))
 		goto done;
 	if (g->rank == 0) {
-		bool host = reduce_asked("host") ||
-			    find_obstacle(offers, g->size, plan->host_why, sizeof plan->host_why);
-		if (host && (reduce_asked("nccl") || reduce_asked("peer"))) {
+		const size_t room = sizeof plan->host_why;
+		bool apart = !reduce_asked("host") && !gpus_shared(offers, g->size, plan->host_why, room);
+		bool host = !apart || nccl_missing(offers, g->size, plan->host_why, room);
+		if ((host && reduce_asked("nccl")) || (!apart && reduce_asked("peer"))) {
 			error_usage(err, "TPRUN_REDUCE=%s: %s", getenv("TPRUN_REDUCE"), plan->host_why);
 			goto done;
 		}
 		plan->path = host ? REDUCE_HOST : REDUCE_NCCL;
-		plan->peers = !host && (reduce_asked("peer") ||
+		plan->peers = apart && (reduce_asked("peer") ||
 					(!reduce_asked("nccl") && g->size <= PEER_RANKS_MEASURED));
 		plan->peers_only = reduce_asked("peer");
 	}
@@ -220,6 +227,10 @@ int reduce_begin(struct cuda_backend *b, struct error *err)
 	    g->broadcast(g, b->plan, sizeof *b->plan, 0, err) ||
 	    (b->plan->peers && peers_open(b, why, sizeof why, err)))
 		return -1;
+	if (b->peers && !b->rows && b->plan->path == REDUCE_HOST) {
+		peers_close(b); /* it serves few tokens alone, and the host's sums are not recorded */
+		snprintf(why, sizeof why, "%.*s", (int)sizeof why - 1, b->plan->host_why);
+	}
 	if (b->plan->peers_only && !b->peers)
 		return error_usage(err, "TPRUN_REDUCE=peer: %s", why);
 	choose_path(b, why);

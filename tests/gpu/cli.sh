@@ -86,6 +86,18 @@ if [ "$ranks" -gt 1 ]; then
 	check gpu-one-visible-way grep -qE "through peers' memory|--gpu-bind=none" "$TEMP/err"
 fi
 
+# A library that is none stands in NCCL's place: nothing of it is needed where the GPUs' own memory serves.
+if [ "$ranks" -gt 1 ]; then
+	mkdir "$TEMP/none"
+	: > "$TEMP/none/libnccl.so.2"
+	LD_LIBRARY_PATH=$TEMP/none:${LD_LIBRARY_PATH:-} run "$ranks" generate "${model[@]}" "${prompt[@]}"
+	good gpu-without-nccl
+	check gpu-without-nccl-same-text cmp -s "$TEMP/out" "$TEMP/plain"
+	check gpu-without-nccl-way grep -q "through peers' memory" "$TEMP/err"
+	LD_LIBRARY_PATH=$TEMP/none:${LD_LIBRARY_PATH:-} TPRUN_REDUCE=nccl \
+		refused gpu-nccl-asked-for "$ranks" 2 "TPRUN_REDUCE=nccl: rank 0: " generate "${model[@]}" "${prompt[@]}"
+fi
+
 # Replicas whose sums go different ways start and end together.
 if [ "$ranks" = 4 ]; then
 	printf '{"id": %d, "prompt": "Once"}\n' {1..8} > "$TEMP/lines"
