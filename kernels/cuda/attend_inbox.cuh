@@ -87,12 +87,7 @@ __device__ __forceinline__ void inbox_wait(struct attend_inbox<WARPS, D, G> &inb
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 	if (spread) {
-		uint32_t done = 0;
-		while (!done)
-			asm volatile("{\n\t.reg .pred p;\n\t"
-				     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0;\n\t"
-				     "selp.u32 %0, 1, 0, p;\n\t}"
-				     : "=r"(done) : "r"(shared_address(&inbox.arrived)) : "memory");
+		phase_await(&inbox.arrived, 0);
 		return;
 	}
 #endif

@@ -182,13 +182,7 @@ struct tile_meeting {
 	__device__ __forceinline__ void await(int number, float known)
 	{
 #if HAVE_WGMMA
-		uint32_t there;
-		do
-			asm volatile("{\n\t.reg .pred p;\n\t"
-				     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
-				     "selp.u32 %0, 1, 0, p;\n\t}"
-				     : "=r"(there) : "r"(shared_address(&barrier)), "r"(number & 1 | (known < 0)) : "memory");
-		while (!there);
+		phase_await(&barrier, (uint32_t)(number & 1 | (known < 0)));
 #endif
 	}
 };

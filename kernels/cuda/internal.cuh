@@ -383,7 +383,8 @@ uint32_t *peers_flags(const struct cuda_backend *, int rank);
 uint32_t peers_patience(const struct cuda_backend *);
 
 /* ---- peers_rows.cu: sums of many tokens through the ranks' own memory ------------------------- */
-/* Whether the sums of a step of so many tokens go this way. */
+/* Whether rows have a length that this takes, and whether the sums of a step of so many tokens go this way. */
+bool rows_fit(const struct cuda_backend *);
 bool rows_serve(const struct cuda_backend *, int32_t tokens);
 /* residual = or += the sum of all ranks' layout.partial, in the shape's dtype, and bias; normed = its RMSNorm, or
  * with norm NULL, the whole residual on every rank. Collective. */

@@ -453,7 +453,7 @@ int peers_open(struct cuda_backend *b, char *why, size_t room, struct error *err
 			return -1;
 	}
 	b->peers = !why[0];
-	b->rows = b->peers && b->options.shape.hidden % 8 == 0;
+	b->rows = b->peers && rows_fit(b);
 	if (!b->peers)
 		peers_close(b);
 	return 0;

@@ -163,6 +163,11 @@ __global__ void __launch_bounds__(THREADS, 2) rows_kernel(const __grid_constant_
 	peer_time(p.wait, tid, false);
 }
 
+bool rows_fit(const struct cuda_backend *b)
+{
+	return b->options.shape.hidden % 8 == 0;
+}
+
 bool rows_serve(const struct cuda_backend *b, int32_t tokens)
 {
 	return b->rows && tokens > SMALL_TOKENS;

@@ -119,13 +119,15 @@ static int plan_reduce(struct cuda_backend *b, struct reduce_plan *plan, struct 
 		const size_t room = sizeof plan->host_why;
 		bool apart = !reduce_asked("host") && !gpus_shared(offers, g->size, plan->host_why, room);
 		bool host = !apart || nccl_missing(offers, g->size, plan->host_why, room);
-		if ((host && reduce_asked("nccl")) || (!apart && reduce_asked("peer"))) {
+		/* Memory that serves few tokens alone goes with NCCL alone: the host's sums are not recorded. */
+		bool memory = apart && (!host || rows_fit(b));
+		if ((host && reduce_asked("nccl")) || (!memory && reduce_asked("peer"))) {
 			error_usage(err, "TPRUN_REDUCE=%s: %s", getenv("TPRUN_REDUCE"), plan->host_why);
 			goto done;
 		}
 		plan->path = host ? REDUCE_HOST : REDUCE_NCCL;
-		plan->peers = apart && (reduce_asked("peer") ||
-					(!reduce_asked("nccl") && g->size <= PEER_RANKS_MEASURED));
+		plan->peers = memory && (reduce_asked("peer") ||
+					 (!reduce_asked("nccl") && g->size <= PEER_RANKS_MEASURED));
 		plan->peers_only = reduce_asked("peer");
 	}
 	result = 0;
@@ -227,10 +229,6 @@ int reduce_begin(struct cuda_backend *b, struct error *err)
 	    g->broadcast(g, b->plan, sizeof *b->plan, 0, err) ||
 	    (b->plan->peers && peers_open(b, why, sizeof why, err)))
 		return -1;
-	if (b->peers && !b->rows && b->plan->path == REDUCE_HOST) {
-		peers_close(b); /* it serves few tokens alone, and the host's sums are not recorded */
-		snprintf(why, sizeof why, "%.*s", (int)sizeof why - 1, b->plan->host_why);
-	}
 	if (b->plan->peers_only && !b->peers)
 		return error_usage(err, "TPRUN_REDUCE=peer: %s", why);
 	choose_path(b, why);

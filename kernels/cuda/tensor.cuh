@@ -84,6 +84,19 @@ __device__ __forceinline__ int count_in(int *counter)
 	return before;
 }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+/* Waits for the end of a phase of an mbarrier in shared memory, of which there are even and odd ones. */
+__device__ __forceinline__ void phase_await(const uint64_t *barrier, uint32_t parity)
+{
+	uint32_t over = 0;
+	while (!over)
+		asm volatile("{\n\t.reg .pred p;\n\t"
+			     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
+			     "selp.u32 %0, 1, 0, p;\n\t}"
+			     : "=r"(over) : "r"(shared_address(barrier)), "r"(parity) : "memory");
+}
+#endif
+
 /* 16 bytes to shared memory in the background. */
 __device__ __forceinline__ void copy_piece(uint32_t to, const void *from)
 {
