@@ -205,6 +205,7 @@ static int32_t check_generate(struct job *job, struct heard *heard)
 		int n = ranks[test_int(0, 3)];
 		job->max_tokens = chunks[test_int(0, 3)];
 		job->replay = test_int(0, 3) == 0;
+		g->sampling.seed = test_random(); /* with one for all, few unclear draws would count eight times */
 		heard->count = 0;
 		CHECK_OK(run(job, n, &err), &err);
 		CHECK(trails_agree(job, n));
@@ -236,8 +237,7 @@ static int32_t check_generate(struct job *job, struct heard *heard)
 		}
 		free(job->result.ids);
 	}
-	/* The eight runs draw the same ids, each unclear once in about 40 from flat rows. */
-	CHECK_MSG(compared > 4 * g->max_new_tokens, "only %d ids were clear", compared);
+	CHECK_MSG(compared > 7 * g->max_new_tokens, "only %d ids were clear", compared);
 	return rows_asked;
 }
 
