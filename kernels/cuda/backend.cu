@@ -120,15 +120,15 @@ static int open_memory(struct cuda_backend *b, struct error *err)
 	    pin(b, (void **)&b->request_host, l->request_bytes, "cudaMallocHost for requests", err) ||
 	    pin(b, (void **)&b->result_host, sizeof *b->result_host * (size_t)b->options.max_logit_rows,
 		"cudaMallocHost for candidates", err) ||
+	    pin(b, (void **)&b->results_ready, sizeof *b->results_ready * (size_t)b->options.max_logit_rows,
+		"cudaMallocHost for candidates", err) ||
 	    (b->options.time_sums && pin(b, (void **)&b->sum_time, sizeof *b->sum_time, "cudaMallocHost", err)))
 		return -1;
 	if (b->sum_time)
 		*b->sum_time = 0;
-	cudaEvent_t *events[] = {&b->step_copied, &b->requests_read};
-	for (size_t i = 0; i < sizeof events / sizeof *events; i++)
-		if (!cuda_ok(b, err, cudaEventCreateWithFlags(events[i], cudaEventDisableTiming),
-			     "cudaEventCreate"))
-			return -1;
+	memset(b->results_ready, 0, sizeof *b->results_ready * (size_t)b->options.max_logit_rows);
+	if (!cuda_ok(b, err, cudaEventCreateWithFlags(&b->requests_read, cudaEventDisableTiming), "cudaEventCreate"))
+		return -1;
 	b->groups = at<struct head_group>(b, l->constants);
 	b->frequencies = at<float>(b, l->constants + groups);
 	for (int i = 0; i < s->kv_heads; i++)
@@ -209,11 +209,9 @@ static void backend_close(struct backend *base)
 	reduce_close(b);
 	if (b->cublas)
 		b->blas.destroy(b->cublas);
-	cudaEvent_t events[] = {b->step_copied, b->requests_read};
-	for (size_t i = 0; i < sizeof events / sizeof *events; i++)
-		if (events[i])
-			cudaEventDestroy(events[i]);
-	void *pinned[] = {b->step_host, b->request_host, b->result_host, b->sum_time};
+	if (b->requests_read)
+		cudaEventDestroy(b->requests_read);
+	void *pinned[] = {b->step_host, b->request_host, b->result_host, b->results_ready, b->sum_time};
 	for (size_t i = 0; i < sizeof pinned / sizeof *pinned; i++)
 		cudaFreeHost(pinned[i]);
 	cudaFree(b->weights);

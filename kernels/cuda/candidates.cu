@@ -3,8 +3,9 @@
  *
  * A candidate is one 64-bit key: its logit in an order-preserving form above, the complement
  * of its id below, so that sorting keys downwards sorts by logit and then by lower id. Blocks
- * find the best of a chunk of a row each; one block a row then merges. Bitonic sorts (Batcher
- * 1968).
+ * find the best of a chunk of a row each; one block a row then joins them. Warps sort and join
+ * CANDIDATES keys in their registers (bitonic, Batcher 1968): to sort all keys of a block, its threads
+ * would have to meet for every exchange.
  *
  * Between the steps of a decode every microsecond counts: the kernels read the requests of a few
  * rows from the host's memory, and write all answers there, without copies before and after.
@@ -12,10 +13,13 @@
 #include "kernels/cuda/internal.cuh"
 
 enum {
-	THREADS = CANDIDATE_CHUNK / 2,
-	CHUNK_MAX = CANDIDATE_CHUNK / CANDIDATES * THREADS, /* logits of a chunk, see chunk_kernel */
-	CANDIDATE_BLOCKS = 256,				    /* about so many chunks of all rows */
+	THREADS = 256,
+	CHUNK_KEYS = THREADS / 32 * CANDIDATES, /* logits that a block's warps take as they come */
+	JOIN_THREADS = 512,
+	JOIN_AHEAD = 4, /* lists that a warp has on their way */
+	LOOKS = 1 << 14, /* at a result between two at the stream's state: some 20 us */
 };
+static_assert(CANDIDATE_CHUNK / THREADS * CANDIDATES <= CHUNK_KEYS, "see chunk_kernel");
 
 /* -0 counts as 0. A NaN sorts somewhere; the log-sum-exp tells of it. */
 __device__ __forceinline__ uint64_t key_of(float logit, uint32_t id)
@@ -31,35 +35,95 @@ __device__ __forceinline__ float logit_of(uint64_t key)
 	return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
 }
 
-/* Sorts `all` keys, a power of two up to CANDIDATE_CHUNK, downwards; begins and ends with a
- * barrier. */
-__device__ void sort_keys(uint64_t *keys, int all)
+/* A warp's list of CANDIDATES keys, downwards: its lanes hold one each of the upper half, and of the lower. */
+struct key_list {
+	uint64_t upper, lower;
+};
+static_assert(CANDIDATES == 64, "two keys a lane");
+
+__device__ __forceinline__ uint64_t larger(uint64_t a, uint64_t b)
 {
-	int t = (int)threadIdx.x;
-	for (int size = 2; size <= all; size *= 2)
+	return a > b ? a : b;
+}
+
+/* The larger of this lane's key and that of the lane `apart` lanes away, or the smaller. */
+__device__ __forceinline__ uint64_t exchange(uint64_t key, int apart, bool take_larger)
+{
+	uint64_t other = __shfl_xor_sync(0xffffffffu, key, apart);
+	return (key > other) == take_larger ? key : other;
+}
+
+/* Sorts keys that rise and then fall, or the other way round. */
+__device__ __forceinline__ void sort_bitonic(struct key_list *list)
+{
+	int lane = (int)threadIdx.x % 32;
+	uint64_t upper = larger(list->upper, list->lower);
+	uint64_t lower = list->upper ^ list->lower ^ upper;
+#pragma unroll
+	for (int apart = 16; apart; apart /= 2) {
+		upper = exchange(upper, apart, !(lane & apart));
+		lower = exchange(lower, apart, !(lane & apart));
+	}
+	*list = {upper, lower};
+}
+
+__device__ __forceinline__ void sort_list(struct key_list *list)
+{
+	int lane = (int)threadIdx.x % 32;
+#pragma unroll
+	for (int size = 2; size <= 32; size *= 2)
+#pragma unroll
 		for (int apart = size / 2; apart; apart /= 2) {
-			__syncthreads();
-			if (t >= all / 2)
-				continue;
-			int i = 2 * t - (t & (apart - 1)), j = i + apart;
-			uint64_t a = keys[i], b = keys[j];
-			if ((a < b) == ((i & size) == 0)) {
-				keys[i] = b;
-				keys[j] = a;
-			}
+			bool first = !(lane & apart);
+			list->upper = exchange(list->upper, apart, first == !(lane & size));
+			list->lower = exchange(list->lower, apart, first == !((32 + lane) & size));
 		}
+	sort_bitonic(list);
+}
+
+/* The keys of another list that this lane's meet: the last of all the first, and so on. */
+__device__ __forceinline__ struct key_list facing(const uint64_t *keys)
+{
+	int lane = (int)threadIdx.x % 32;
+	return {keys[CANDIDATES - 1 - lane], keys[CANDIDATES / 2 - 1 - lane]};
+}
+
+/* The best keys of both lists. */
+__device__ __forceinline__ void join_list(struct key_list *list, struct key_list other)
+{
+	list->upper = larger(list->upper, other.upper);
+	list->lower = larger(list->lower, other.lower);
+	sort_bitonic(list);
+}
+
+/* The best of the first `lists` warps' lists, into the first CANDIDATES of `keys`, which holds as many for every
+ * warp. Ends with a barrier. */
+__device__ void join_warps(uint64_t *keys, struct key_list list, int lists)
+{
+	int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+	uint64_t *own = keys + warp * CANDIDATES;
+	own[lane] = list.upper;
+	own[lane + 32] = list.lower;
+	for (int apart = 1; apart < lists; apart *= 2) {
+		__syncthreads();
+		if (warp % (2 * apart) || warp + apart >= lists)
+			continue;
+		join_list(&list, facing(own + apart * CANDIDATES));
+		own[lane] = list.upper;
+		own[lane + 32] = list.lower;
+	}
 	__syncthreads();
 }
 
-/* Fills up to a power of two with zeros, which sort last, and sorts. */
-__device__ void sort_some(uint64_t *keys, int count)
+/* The same of `count` keys in no order. Begins with a barrier too. */
+__device__ void best_keys(uint64_t *keys, int count)
 {
-	int all = CANDIDATES;
-	while (all < count)
-		all *= 2;
-	for (int i = count + (int)threadIdx.x; i < all; i += THREADS)
-		keys[i] = 0;
-	sort_keys(keys, all);
+	int at = (int)threadIdx.x / 32 * CANDIDATES + (int)threadIdx.x % 32;
+	__syncthreads();
+	struct key_list list = {at < count ? keys[at] : 0, at + 32 < count ? keys[at + 32] : 0};
+	if (at - (int)threadIdx.x % 32 < count)
+		sort_list(&list);
+	join_warps(keys, list, (count + CANDIDATES - 1) / CANDIDATES);
 }
 
 /* The maximum over the block, NaNs aside; scratch holds a float a warp. */
@@ -70,7 +134,7 @@ __device__ float block_max(float x, float *scratch)
 		scratch[threadIdx.x / 32] = x;
 	__syncthreads();
 	float max = scratch[0];
-	for (int i = 1; i < THREADS / 32; i++)
+	for (int i = 1; i < (int)blockDim.x / 32; i++)
 		max = fmaxf(max, scratch[i]);
 	return max;
 }
@@ -109,24 +173,24 @@ template <typename F> __device__ __forceinline__ void for_logits(const float *lo
 	}
 }
 
-/* grid: chunks of `length` logits, rows. Leaves the scaled logits in place, the chunk's best keys (0
- * beyond its end) and its maximum with the sum of exp(logit - maximum).
+/* grid: chunks of `length` logits, up to CANDIDATE_CHUNK, and rows. Leaves the scaled logits in place, the chunk's
+ * best keys (0 beyond its end) and its maximum with the sum of exp(logit - maximum).
  *
- * A chunk of up to CANDIDATE_CHUNK logits is sorted whole. Of a longer one every thread's best key is
- * sorted first: CANDIDATES of them are no lower than the last of their best, so a lower key is no
- * candidate; and all that are not lower belong to CANDIDATES threads, which have room. */
+ * Of a chunk of more than CHUNK_KEYS logits every thread's best key is looked at first: CANDIDATES of them are
+ * no lower than the last of their best, so a lower key is no candidate; and all that are not lower belong to
+ * CANDIDATES threads, for whose logits there is room. */
 __global__ void __launch_bounds__(THREADS)
 chunk_kernel(float *logits, int stride, int vocab, int first_vocab, int length,
 	     const struct cuda_request *requests, uint64_t *best, float2 *sums)
 {
-	__shared__ uint64_t keys[CANDIDATE_CHUNK];
-	__shared__ float scratch[2][32];
+	__shared__ uint64_t keys[CHUNK_KEYS];
+	__shared__ float scratch[2][THREADS / 32];
 	__shared__ int kept;
 	allow_next();
 	wait_for_previous();
 	const int row = (int)blockIdx.y, from = (int)blockIdx.x * length, t = (int)threadIdx.x;
 	const int count = max(0, min(length, vocab - from));
-	const bool whole = count <= CANDIDATE_CHUNK;
+	const bool whole = count <= CHUNK_KEYS;
 	float scale = requests[row].inverse_temperature, max = -INFINITY, sum = 0;
 	uint64_t top = 0, floor = 0;
 
@@ -140,13 +204,13 @@ chunk_kernel(float *logits, int stride, int vocab, int first_vocab, int length,
 		uint64_t key = key_of(x, (uint32_t)(first_vocab + from + i));
 		if (whole)
 			keys[i] = key;
-		top = key > top ? key : top;
+		top = larger(top, key);
 		max = fmaxf(max, x);
 	});
 	max = block_max(max, scratch[0]);
 	if (!whole) {
 		keys[t] = top;
-		sort_keys(keys, THREADS);
+		best_keys(keys, THREADS);
 		floor = keys[CANDIDATES - 1];
 		__syncthreads();
 	}
@@ -158,7 +222,7 @@ chunk_kernel(float *logits, int stride, int vocab, int first_vocab, int length,
 			keys[atomicAdd(&kept, 1)] = key; /* in any order: they are sorted */
 	});
 	sum = block_sum(sum, scratch[1]);
-	sort_some(keys, kept);
+	best_keys(keys, kept);
 	size_t part = (size_t)row * gridDim.x + blockIdx.x;
 	if (t < CANDIDATES)
 		best[part * CANDIDATES + t] = keys[t];
@@ -166,33 +230,41 @@ chunk_kernel(float *logits, int stride, int vocab, int first_vocab, int length,
 		sums[part] = make_float2(max, sum);
 }
 
-/* grid: rows. */
-__global__ void __launch_bounds__(THREADS)
-merge_kernel(const float *logits, int stride, int vocab, const struct cuda_request *requests,
-	     const uint64_t *best, const float2 *sums, int chunks, struct logit_result *results)
+/* grid: rows. `ready` becomes `number` once a row's result can be read by the host. */
+__global__ void __launch_bounds__(JOIN_THREADS)
+join_kernel(const float *logits, int stride, int vocab, const struct cuda_request *requests,
+	    const uint64_t *best, const float2 *sums, int chunks, struct logit_result *results,
+	    volatile uint32_t *ready, uint32_t number)
 {
-	__shared__ uint64_t keys[CANDIDATE_CHUNK];
-	__shared__ float scratch[2][32];
+	constexpr int warps = JOIN_THREADS / 32;
+	__shared__ uint64_t keys[warps * CANDIDATES];
+	__shared__ float scratch[2][warps];
 	allow_next();
-	int row = (int)blockIdx.x, total = chunks * CANDIDATES;
+	int row = (int)blockIdx.x;
 	int target = requests[row].target; /* there since before the kernel ahead */
 	wait_for_previous();
-	best += (size_t)row * total;
+	best += (size_t)row * chunks * CANDIDATES;
 	sums += (size_t)row * chunks;
 
-	/* The best so far stay in front; the rest of the space takes the next keys. */
-	for (int next = 0, kept = 0; next < total; next += CANDIDATE_CHUNK - kept, kept = CANDIDATES) {
-		int count = min((int)CANDIDATE_CHUNK, total - next + kept);
-		for (int i = kept + (int)threadIdx.x; i < count; i += THREADS)
-			keys[i] = best[next + i - kept];
-		sort_some(keys, count);
+	struct key_list list = {0, 0};
+	for (int first = (int)threadIdx.x / 32; first < chunks; first += JOIN_AHEAD * warps) {
+		struct key_list next[JOIN_AHEAD];
+#pragma unroll
+		for (int k = 0; k < JOIN_AHEAD; k++)
+			if (first + k * warps < chunks)
+				next[k] = facing(best + (size_t)(first + k * warps) * CANDIDATES);
+#pragma unroll
+		for (int k = 0; k < JOIN_AHEAD; k++)
+			if (first + k * warps < chunks)
+				join_list(&list, next[k]);
 	}
+	join_warps(keys, list, min(chunks, warps));
 
 	float max = -INFINITY, sum = 0;
-	for (int i = (int)threadIdx.x; i < chunks; i += THREADS)
+	for (int i = (int)threadIdx.x; i < chunks; i += JOIN_THREADS)
 		max = fmaxf(max, sums[i].x);
 	max = block_max(max, scratch[0]);
-	for (int i = (int)threadIdx.x; i < chunks; i += THREADS) {
+	for (int i = (int)threadIdx.x; i < chunks; i += JOIN_THREADS) {
 		float2 s = sums[i];
 		sum += s.x == -INFINITY ? s.y : s.y * expf(s.x - max); /* s.y: 0 or NaN there */
 	}
@@ -208,6 +280,11 @@ merge_kernel(const float *logits, int stride, int vocab, const struct cuda_reque
 		result->log_sum_exp = max + logf(sum);
 		result->count = min((int)CANDIDATES, vocab);
 		result->target_logit = target < 0 ? -INFINITY : logits[(size_t)row * stride + target];
+	}
+	__syncthreads();
+	if (threadIdx.x == 0) {
+		__threadfence_system();
+		ready[row] = number;
 	}
 }
 
@@ -271,6 +348,22 @@ static int penalize(struct cuda_backend *b, const struct logit_request *requests
 	return row;
 }
 
+/* Waits for the results of a step, by looking at them: that the stream has come to its end the host learns some
+ * microseconds later, which every step of a decode would pay. */
+static int wait_for_results(struct cuda_backend *b, int rows, struct error *err)
+{
+	for (int row = 0; row < rows; row++)
+		for (int look = 1; __atomic_load_n(&b->results_ready[row], __ATOMIC_ACQUIRE) != b->results_number; look++) {
+			if (look % LOOKS)
+				continue;
+			cudaError_t state = cudaStreamQuery(b->stream);
+			if (state != cudaErrorNotReady) /* then they are all there, or will not come */
+				return cuda_ok(b, err, state, "running the step") ? 0 : -1;
+			cudaGetLastError(); /* which tells of that too */
+		}
+	return 0;
+}
+
 int candidates_run(struct backend *base, const struct logit_request *requests,
 		   struct logit_result *results, struct error *err)
 {
@@ -278,8 +371,9 @@ int candidates_run(struct backend *base, const struct logit_request *requests,
 	const struct backend_shape *s = &b->options.shape;
 	const struct cuda_layout *l = &b->layout;
 	int rows = b->step.logit_rows;
+	bool some = rows > 0 && s->vocab > 0;
 
-	if (rows > 0 && s->vocab > 0) {
+	if (some) {
 		for (int row = 0; row < rows;)
 			if ((row = penalize(b, requests, row, err)) < 0)
 				return -1;
@@ -288,19 +382,25 @@ int candidates_run(struct backend *base, const struct logit_request *requests,
 		uint64_t *best = at<uint64_t>(b, l->chunk_keys);
 		float2 *sums = at<float2>(b, l->chunk_sums);
 		/* Few rows are cut into many chunks, for all of the device to work on them. */
-		int chunks = CANDIDATE_BLOCKS / rows, fewest = (s->vocab + CHUNK_MAX - 1) / CHUNK_MAX;
-		chunks = chunks < fewest ? fewest : chunks > l->candidate_chunks ? l->candidate_chunks : chunks;
+		int chunks = CANDIDATE_BLOCKS / rows, fewest = (s->vocab + CANDIDATE_CHUNK - 1) / CANDIDATE_CHUNK;
+		int most = (s->vocab + CHUNK_KEYS - 1) / CHUNK_KEYS;
+		chunks = chunks < fewest ? fewest : chunks > most ? most : chunks;
 		int length = (s->vocab + chunks - 1) / chunks;
 		dim3 grid((unsigned)chunks, (unsigned)rows);
+		b->results_number++;
 		if (kernel_launch(b, err, "chunk_kernel", chunk_kernel, grid, THREADS, 0, logits,
 				  l->logit_stride, s->vocab, s->first_vocab, length, device, best, sums) ||
-		    kernel_launch(b, err, "merge_kernel", merge_kernel, dim3((unsigned)rows), THREADS, 0,
+		    kernel_launch(b, err, "join_kernel", join_kernel, dim3((unsigned)rows), JOIN_THREADS, 0,
 				  logits, l->logit_stride, s->vocab, device, best, sums,
-				  chunks, b->result_host))
+				  chunks, b->result_host, b->results_ready, b->results_number))
 			return -1;
 	}
-	if (reduce_fetch_time(b, err) ||
-	    !cuda_ok(b, err, cudaStreamSynchronize(b->stream), "running the step") || reduce_check(b, err))
+	if (some && !b->sum_time ? wait_for_results(b, rows, err)
+				 : reduce_fetch_time(b, err) ||
+				   !cuda_ok(b, err, cudaStreamSynchronize(b->stream), "running the step"))
+		return -1;
+	b->step_unread = false;
+	if (reduce_check(b, err))
 		return -1;
 	for (int i = 0; i < rows; i++) {
 		if (s->vocab > 0) {

@@ -168,10 +168,12 @@ struct cuda_backend {
 	struct residual_state residual;
 	const float *normed;	     /* the norm that was taken of all tokens' residual already */
 	unsigned char *step_host;    /* pinned, layout.step_bytes */
-	cudaEvent_t step_copied;
+	bool step_unread;	     /* it may be: no step has been waited for since */
 	unsigned char *request_host; /* pinned, layout.request_bytes */
 	cudaEvent_t requests_read;
 	struct logit_result *result_host; /* pinned, [max_logit_rows] */
+	uint32_t *results_ready;	  /* the same: results_number once a row's result is there */
+	uint32_t results_number;
 
 	/* Graphs. */
 	bool graphs_allowed, capturing;

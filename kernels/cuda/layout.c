@@ -84,8 +84,9 @@ static void plan_workspace(struct cuda_layout *l, const struct backend_options *
 	l->split_scale = take(&end, splits, 8);
 	l->split_count = take(&end, 2 * ATTEND_WARPS, 4);
 
-	l->candidate_chunks = (s->vocab + CANDIDATE_CHUNK - 1) / CANDIDATE_CHUNK;
-	uint64_t chunks = rows * (uint64_t)l->candidate_chunks;
+	uint64_t chunks = rows * (uint64_t)((s->vocab + CANDIDATE_CHUNK - 1) / CANDIDATE_CHUNK);
+	if (chunks < CANDIDATE_BLOCKS)
+		chunks = CANDIDATE_BLOCKS;
 	l->logits = take(&end, rows * (uint64_t)l->logit_stride, 4);
 	l->chunk_keys = take(&end, chunks * CANDIDATES, 8);
 	l->chunk_sums = take(&end, chunks, 8);

@@ -28,7 +28,8 @@ enum {
 	ATTEND_WARPS = 1024,	  /* contexts of many tokens are cut into about so many parts, and */
 	ATTEND_PIECE = 128,	  /* not below so many positions */
 	ATTEND_TILE = 128,	  /* tokens of a sequence that one prefill block serves */
-	CANDIDATE_CHUNK = 2048,	  /* logits that one block sorts */
+	CANDIDATE_CHUNK = 2048,	  /* logits that one block looks through for candidates, at most; */
+	CANDIDATE_BLOCKS = 256,	  /* fewer where there are not so many blocks */
 	PENALTY_IDS = 1 << 16,	  /* penalized ids uploaded at a time, at least */
 	CUBLAS_WORKSPACE = 32 << 20,
 	WINDOW_SMALL = 96 << 10,  /* sums over ranks of up to so many bytes go through the window, */
@@ -78,8 +79,8 @@ struct cuda_layout {
 	uint64_t split_scale;	/* float2 [...] */
 	uint64_t split_count;	/* int32 [2 * ATTEND_WARPS] */
 	uint64_t logits;	/* float [max_logit_rows][logit_stride] */
-	uint64_t chunk_keys;	/* uint64 [max_logit_rows][chunks][CANDIDATES] */
-	uint64_t chunk_sums;	/* float2 [max_logit_rows][chunks] */
+	uint64_t chunk_keys;	/* uint64 [rows][chunks][CANDIDATES] */
+	uint64_t chunk_sums;	/* float2 [rows][chunks] */
 	uint64_t requests;	/* struct cuda_request [max_logit_rows], then penalized ids */
 	uint64_t step;		/* the step's numbers, as begin packs them */
 	uint64_t constants;	/* groups and rope frequencies */
@@ -87,7 +88,6 @@ struct cuda_layout {
 	uint64_t workspace_bytes;
 
 	uint64_t step_bytes, request_bytes;
-	int32_t candidate_chunks;   /* of a row of logits */
 	int32_t penalty_ids;	    /* that fit behind the requests */
 	uint64_t window_bytes;	    /* NCCL's own buffer; 0 without sums */
 };

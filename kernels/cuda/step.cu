@@ -1,9 +1,9 @@
 /*
  * step.cu - the numbers of a step on their way to the device, and recorded steps.
  *
- * begin packs a step's lists one after the other into one pinned buffer and copies that in one
- * piece, so the offsets depend on nothing but the lists' lengths. Those, with the lengths that
- * the context is rounded up to, are the key of a recorded graph: a step of a form that was
+ * begin packs a step's lists one after the other into one pinned buffer, which the step's first
+ * kernel fetches, so the offsets depend on nothing but the lists' lengths. Those, with the lengths
+ * that the context is rounded up to, are the key of a recorded graph: a step of a form that was
  * seen before is recorded while its blocks are called, and replayed from then on.
  */
 #include <string.h>
@@ -13,6 +13,8 @@
 /* Contexts of a step count as the next power of two from this on. Each such form costs one step
  * unrecorded and one recording; parts of a context that turn out empty cost next to nothing. */
 enum { CONTEXT_MIN = 256, SPLIT_MIN = 32, CLUSTER_CONTEXT = 4096, CONTEXT_WHOLE = 1024 };
+
+enum { FETCH_THREADS = 256, FETCH_BLOCKS = 64 };
 
 static int check_step(const struct cuda_backend *b, const struct step *s, struct error *err)
 {
@@ -199,7 +201,8 @@ static struct cuda_rows rows_for(const struct cuda_backend *b, int32_t stride, u
 	return {at<void>(b, is_wide ? wide : narrow), is_wide};
 }
 
-static int pack_step(struct cuda_backend *b, const struct step *s, struct error *err)
+/* Packs all of it, and returns the bytes. */
+static size_t pack_step(struct cuda_backend *b, const struct step *s)
 {
 	const struct cuda_layout *l = &b->layout;
 	struct cuda_step *d = &b->step;
@@ -249,9 +252,27 @@ static int pack_step(struct cuda_backend *b, const struct step *s, struct error 
 	}
 
 	split_contexts(b, context);
-	if (!cuda_ok(b, err, cudaMemcpyAsync(b->workspace + b->layout.step, b->step_host, used,
-					     cudaMemcpyHostToDevice, b->stream), "copying the step") ||
-	    !cuda_ok(b, err, cudaEventRecord(b->step_copied, b->stream), "cudaEventRecord"))
+	return used;
+}
+
+__global__ void fetch_kernel(const uint4 *from, uint4 *to, size_t count)
+{
+	size_t stride = (size_t)gridDim.x * blockDim.x;
+	for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride)
+		to[i] = __ldcv(from + i);
+}
+
+/* In place of a copy: a kernel can be recorded and starts sooner. Whatever comes next may read the numbers before it
+ * waits for the kernel ahead, and so it starts after this one. */
+static int fetch_step(struct cuda_backend *b, size_t bytes, struct error *err)
+{
+	size_t count = bytes / sizeof(uint4), blocks = (count + FETCH_THREADS - 1) / FETCH_THREADS;
+	if (blocks > FETCH_BLOCKS)
+		blocks = FETCH_BLOCKS;
+	b->plain_next = b->step_unread = true;
+	if (kernel_launch(b, err, "fetch_kernel", fetch_kernel,
+			  dim3((unsigned)blocks), FETCH_THREADS, 0, (const uint4 *)b->step_host,
+			  at<uint4>(b, b->layout.step), count))
 		return -1;
 	b->plain_next = true;
 	return 0;
@@ -308,20 +329,21 @@ int step_begin(struct backend *base, const struct step *s, struct error *err)
 	memset(&b->residual, 0, sizeof b->residual);
 	b->residual.at = at<float>(b, b->layout.residual);
 	if (check_step(b, s, err) || peers_renew(b, err) ||
-	    !cuda_ok(b, err, cudaEventSynchronize(b->step_copied), "waiting for the step before") ||
-	    pack_step(b, s, err))
+	    (b->step_unread &&
+	     !cuda_ok(b, err, cudaStreamSynchronize(b->stream), "waiting for the step before")))
 		return -1;
+	size_t bytes = pack_step(b, s);
 	if (!b->graphs_allowed || s->tokens != s->sequences || s->tokens > SMALL_TOKENS ||
 	    s->logit_rows > SMALL_TOKENS || b->step.piece_count)
-		return 0;
+		return fetch_step(b, bytes, err);
 
 	struct graph_entry *e = find_graph(b);
 	bool seen = e->last_use != 0;
 	e->last_use = ++b->graph_clock;
 	if (e->graph) {
+		b->plain_next = b->step_unread = true;
 		if (!cuda_ok(b, err, cudaGraphLaunch(e->graph, b->stream), "cudaGraphLaunch"))
 			return -1;
-		b->plain_next = true;
 		b->residual = e->residual;
 		return 1;
 	}
@@ -332,7 +354,7 @@ int step_begin(struct backend *base, const struct step *s, struct error *err)
 		b->capturing = true;
 		b->recording = e;
 	}
-	return 0;
+	return fetch_step(b, bytes, err);
 }
 
 /* Ends the recording and runs it. It is kept where `keep`. */
