@@ -86,7 +86,7 @@ __device__ __forceinline__ float4 &input_wide(uint4 *row, int pieces, int planes
 /* Fills shared memory with the tokens' input rows; rows beyond p.tokens become zero. `norm` is the
  * norm's weight, by then in shared memory where there was room. */
 template <typename W, typename X, int T, bool RECEIVE>
-__device__ __forceinline__ void gemv_input(const struct gemv &p, uint32_t epoch, uint4 *shared, const float4 *norm,
+__device__ __forceinline__ void gemv_input(const struct gemv &p, uint32_t turn, uint4 *shared, const float4 *norm,
 					   float *scratch)
 {
 	constexpr bool WIDE = sizeof(X) == sizeof(float);
@@ -102,7 +102,7 @@ __device__ __forceinline__ void gemv_input(const struct gemv &p, uint32_t epoch,
 		return;
 	}
 	/* Float rows wait in shared memory for their norm; others are read again, which rounds them but once. */
-	gemv_norm_input<W, T, RECEIVE, WIDE, 2, INPUT_WARPS>(p, epoch, norm, scratch,
+	gemv_norm_input<W, T, RECEIVE, WIDE, 2, INPUT_WARPS>(p, turn, norm, scratch,
 		[&](int t, int i) -> float4 & { return input_wide(shared + t * row_pieces, pieces, PLANES<W, float>, i); },
 		[&](int t, int i, float4 v) { input_put<W, X>(shared + t * row_pieces, pieces, i, v); });
 }
@@ -176,8 +176,8 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 		norm = room;
 	}
 	wait_for_previous();
-	const uint32_t epoch = RECEIVE || p.output == OUTPUT_PEERS ? peer_epoch(p.sum) : 0;
-	gemv_input<W, X, T, RECEIVE>(p, epoch, shared, norm, scratch);
+	const uint32_t turn = RECEIVE || p.output == OUTPUT_PEERS ? peer_turn(p.sum) : 0;
+	gemv_input<W, X, T, RECEIVE>(p, turn, shared, norm, scratch);
 	__syncthreads();
 
 	/* Lane i of the first warp writes row i % ROWS for token i / ROWS. */
@@ -227,7 +227,7 @@ gemv_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struc
 			if (lane < ROWS * T)
 				for (int i = 0; i < threads / 32; i++)
 					y += sums[team][buffer][i][lane];
-			gemv_output<W, 2, !RECEIVE>(p, out_t, out_r, row, valid, slot, epoch, extra, y);
+			gemv_output<W, 2, !RECEIVE>(p, out_t, out_r, row, valid, slot, turn, extra, y);
 		}
 	}
 	if (warp == 0)

@@ -66,13 +66,13 @@ enum { INPUT_WARPS = 24 }; /* of a block, at most */
 /* Calls put(t, i, v) with elements 4i to 4i + 3 of every token's norm, zeros from p.tokens on. The block's
  * threads share the work, each with elements that are always its own. Between the sums of squares, which take a
  * barrier, and the norm, elements wait in keep(t, i), where KEEP; otherwise they are read again. `norm` is the
- * norm's weight, `scratch`, on 16 bytes, has T * INPUT_WARPS. epoch: see peer_epoch; RANKS: ABREAST of peer_residual, as
+ * norm's weight, `scratch`, on 16 bytes, has T * INPUT_WARPS. turn: see peer_turn; RANKS: ABREAST of peer_residual, as
  * many as there are registers for; WARPS: of a block, at most, a multiple of 4.
  *
  * Weights are under way meanwhile, and nothing here should wait for them. The compiler gives loads that are used at once
  * a scoreboard of their own as long as there is one, of six; what shares that of the weights waits for these too. */
 template <typename W, int T, bool RECEIVE, bool KEEP, int RANKS, int WARPS, typename K, typename P>
-__device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t epoch, const float4 *norm,
+__device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t turn, const float4 *norm,
 						float *scratch, K keep, P put)
 {
 	constexpr int ABREAST = RECEIVE ? 1 : 2; /* loads of a thread on their way */
@@ -84,7 +84,7 @@ __device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t e
 			return *in;
 		else
 			return 4 * i >= p.hidden ? make_float4(0, 0, 0, 0)
-			     : peer_residual<W, RANKS>(p.sum, epoch, row, i, p.add ? in : NULL, p.sum_bias);
+			     : peer_residual<W, RANKS>(p.sum, turn, row, i, p.add ? in : NULL, p.sum_bias);
 	};
 	if (RECEIVE)
 		peer_time(p.sum, at, true);
@@ -131,6 +131,8 @@ __device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t e
 		peer_time(p.sum, at, false);
 	copy_wait<0>(); /* of the norm's weight a thread reads nothing but its own copies */
 	__syncthreads();
+	if (RECEIVE) /* all words have come to this block */
+		peer_empty_before(p.sum, turn, at + (int)blockIdx.x * count, count * (int)gridDim.x);
 	for (int t = 0; t < T; t++) {
 		int row = t < p.tokens && p.gather ? p.gather[t] : t;
 		float squares = 0;
@@ -194,7 +196,7 @@ __device__ __forceinline__ struct gemv_extra gemv_extra_of(const struct gemv &p,
  * row among those that its warp handles. */
 template <typename W, int PAIR, bool PUSH>
 __device__ __forceinline__ void gemv_output(const struct gemv &p, int t, int r, int row, bool valid,
-					    int slot, uint32_t epoch, struct gemv_extra e, float y)
+					    int slot, uint32_t turn, struct gemv_extra e, float y)
 {
 	if (PUSH && p.output == OUTPUT_PEERS) {
 		/* Four lanes hold four neighbours, and share the ranks among them. */
@@ -203,7 +205,7 @@ __device__ __forceinline__ void gemv_output(const struct gemv &p, int t, int r, 
 				       __shfl_sync(0xffffffffu, y, 2, 4), __shfl_sync(0xffffffffu, y, 3, 4));
 		const bool four = __shfl_sync(0xffffffffu, valid, 0, 4);
 		for (int to = r % 4; four && to < p.sum.ranks; to += 4)
-			peer_push<W>(p.sum, epoch, to, t, row / 4, v);
+			peer_push<W>(p.sum, turn, to, t, row / 4, v);
 		return;
 	}
 	y += e.bias + e.old;

@@ -82,7 +82,7 @@ template <typename W> __device__ __forceinline__ void parts_put(uint4 *parts, in
 }
 
 template <typename W, int T, bool RECEIVE>
-__device__ __forceinline__ void parts_input(const struct gemv &p, uint32_t epoch, const struct parts_room &room,
+__device__ __forceinline__ void parts_input(const struct gemv &p, uint32_t turn, const struct parts_room &room,
 					    uint4 *shared, float *scratch)
 {
 	const int fours = p.columns / 4, count = (int)(blockDim.x * blockDim.y);
@@ -90,7 +90,7 @@ __device__ __forceinline__ void parts_input(const struct gemv &p, uint32_t epoch
 	auto put = [&](int t, int i, float4 v) { parts_put<W>(shared + t * PARTS * room.stride, room.stride, i, v); };
 
 	if (RECEIVE || p.norm) { /* what is received is a residual */
-		gemv_norm_input<W, T, RECEIVE, true, T == 1 ? 4 : 2, WARPS>(p, epoch, (const float4 *)(shared + room.norm), scratch,
+		gemv_norm_input<W, T, RECEIVE, true, T == 1 ? 4 : 2, WARPS>(p, turn, (const float4 *)(shared + room.norm), scratch,
 			[&](int t, int i) -> float4 & { return ((float4 *)(shared + room.raw))[t * fours + i]; }, put);
 		return;
 	}
@@ -125,7 +125,7 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 {
 	extern __shared__ uint4 shared[];
 	alignas(16) __shared__ float scratch[T * INPUT_WARPS];
-	__shared__ uint32_t first_epoch[THREADS]; /* the step's first, as peer_epoch has it; a thread reads its own */
+	__shared__ uint32_t first_turn[THREADS]; /* as peer_turn reads it; a thread reads its own */
 	const int threads = (int)(blockDim.x * blockDim.y), thread = (int)(threadIdx.y * blockDim.x + threadIdx.x);
 	const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32;
 	const int team = (int)threadIdx.y, block_teams = (int)blockDim.y, teams = (int)gridDim.x * block_teams;
@@ -167,7 +167,7 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 	/* Through shared memory: a register's load would hold up the weights', or be there no sooner than these. */
 	const bool numbered = RECEIVE || p.output == OUTPUT_PEERS;
 	if (numbered)
-		copy_word(&first_epoch[thread], p.sum.base);
+		copy_word(&first_turn[thread], p.sum.first);
 	copy_commit();
 	if (load_group < m.groups)
 		aim();
@@ -188,7 +188,7 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 	copy_wait<1>(); /* for the number, not for the norm's weight */
 	wait_for_previous();
 	struct gemv_extra extra = gemv_extra_of(p, out_t, first_row, first_valid, turn_at);
-	parts_input<W, T, RECEIVE>(p, RECEIVE ? first_epoch[thread] + p.sum.index : 0, room, shared, scratch);
+	parts_input<W, T, RECEIVE>(p, RECEIVE ? peer_turn_of(p.sum, first_turn[thread]) : 0, room, shared, scratch);
 	__syncthreads();
 
 	/* The input's column lane/4: part lane/4 % 2 of quarter lane/8. */
@@ -259,7 +259,7 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 		y += __shfl_xor_sync(0xffffffffu, y, 2 * ROWS);
 		y = __shfl_sync(0xffffffffu, y, out_t % T * QUARTERS * ROWS + out_r);
 		gemv_output<W, 2, !RECEIVE>(p, out_t, out_r, row, valid, slot,
-					     numbered ? first_epoch[thread] + p.sum.index : 0, extra, y);
+					     numbered ? peer_turn_of(p.sum, first_turn[thread]) : 0, extra, y);
 	}
 	publish_results(p.publish);
 }

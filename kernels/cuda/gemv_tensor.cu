@@ -183,7 +183,7 @@ tensor_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ str
 	if (thread < LINE)
 		zeros[thread] = uint4();
 
-	const uint32_t epoch = p.output == OUTPUT_PEERS && writer ? peer_epoch(p.sum) : 0;
+	const uint32_t turn = p.output == OUTPUT_PEERS && writer ? peer_turn(p.sum) : 0;
 	wait_for_previous();
 	input_rows(p, m, shared);
 	__syncthreads();
@@ -226,7 +226,7 @@ tensor_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ str
 			float y = 0;
 			for (int i = 0; writer && i < WARPS; i++)
 				y += parts[(i * TILE + out_r) * p.tokens + out_t];
-			gemv_output<W, 8, true>(p, out_t, out_r, row, valid, slot, epoch, extra, y);
+			gemv_output<W, 8, true>(p, out_t, out_r, row, valid, slot, turn, extra, y);
 		}
 		__syncthreads();
 	}

@@ -21,16 +21,17 @@ enum { RESIDUAL_THREADS = 256 };
 
 /* Sums through peers' memory: the most ranks it can serve, and the most it was measured on, beyond
  * which it must be asked for (TPRUN_REDUCE=peer). */
-enum { GRAPHS = 32, PEER_RANKS = 8, PEER_RANKS_MEASURED = 4 };
+enum { GRAPHS = 32, PEER_RANKS = 8, PEER_RANKS_MEASURED = 4, PEER_TURNS = 3 };
 
 /* In `late`: no rank is to wait for any other. */
 enum { PEERS_ABORTED = INT32_MAX };
 
 /* A sum over the ranks through their own memory, as kernels see it: see peers.cuh. */
 struct peer_sum {
-	uint4 *mailbox[PEER_RANKS]; /* of every rank: [2][ranks][tokens][row], row in 16 bytes */
-	const uint32_t *base;	    /* the epoch of the step's first sum */
-	uint32_t index;		    /* of this one in the step */
+	uint64_t *mailbox[PEER_RANKS]; /* of every rank: [PEER_TURNS][ranks][tokens][row], in words */
+	const uint32_t *first;	    /* the turn of the step's first sum */
+	uint32_t index;		    /* how many turns later this one has it: less than PEER_TURNS */
+	int32_t before;		    /* tokens of the sum before, at most */
 	int32_t rank, ranks, tokens, row;
 	int32_t *late;		    /* the host's: 1 + a rank that did not deliver */
 	uint32_t patience;	    /* for one sum, in units of 2^20 ns */
@@ -109,7 +110,7 @@ struct cuda_step {
 	const struct attend_piece *pieces; /* [piece_count] */
 	const struct attend_tile *tiles; /* [tile_count] */
 	const float *growth;	    /* [sequences], or NULL */
-	const uint32_t *epoch;	    /* of the step's first sum, see peers.cuh */
+	const uint32_t *turn;	    /* of the step's first sum, see peers.cuh */
 	bool through_peers;	    /* the step's sums go through the peers' memory */
 	const int32_t *table;	    /* [sequences][table_stride] */
 	struct cuda_rows attention, activation;
@@ -188,13 +189,13 @@ struct cuda_backend {
 	float *reduce_host;	     /* pinned, [max_tokens][hidden_stride], REDUCE_HOST only */
 	void *window_buffer;	     /* for few tokens, REDUCE_NCCL only */
 	bool peers;		     /* few tokens go through mailboxes: with REDUCE_PEERS, maybe with REDUCE_NCCL */
-	uint4 *mailbox;		     /* this rank's */
+	uint64_t *mailbox;	     /* this rank's */
 	void *opened[PEER_RANKS];    /* the others', as opened here */
 	int32_t *late;		     /* pinned, see struct peer_sum; PEERS_ABORTED: nobody is to wait */
 	bool rows;		     /* many tokens go through all ranks' workspaces, with peers only */
 	struct rows_place rows_at[PEER_RANKS];
 	uint32_t rows_number;	     /* of the last sum that went this way */
-	uint32_t epoch;		     /* of the step's first sum; 0 is none's */
+	uint32_t turn;		     /* of the step's first sum, see peers.cuh */
 	uint64_t *sum_time;	     /* pinned, [1]: what the device's clock told last; NULL without time_sums */
 #ifdef TPRUN_NCCL
 	struct nccl_calls nccl;
@@ -365,9 +366,6 @@ int peers_open(struct cuda_backend *, char *why, size_t room, struct error *err)
 void peers_close(struct cuda_backend *);
 /* Whether the sums of a step of so many tokens go this way. */
 bool peers_serve(const struct cuda_backend *, int32_t tokens);
-/* At a step's begin, once in 2^32 sums, some 18 hours of decoding a 7B model: before their numbers run over, all ranks
- * meet and clear their mailboxes, where words of long ago would count again. */
-int peers_renew(struct cuda_backend *, struct error *err);
 /* Fails where a rank's part of a sum has not come in time. */
 int peers_check(struct cuda_backend *, struct error *err);
 /* Begins the step's next sum, which the kernel launched next must push. The residual owes it from

@@ -22,7 +22,7 @@ __global__ void push_kernel(const __grid_constant__ struct peer_sum s, const flo
 			    int hidden)
 {
 	allow_next();
-	const uint32_t epoch = peer_epoch(s);
+	const uint32_t turn = peer_turn(s);
 	wait_for_previous();
 	int token = (int)blockIdx.x, i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
 	if (4 * i >= hidden)
@@ -31,7 +31,7 @@ __global__ void push_kernel(const __grid_constant__ struct peer_sum s, const flo
 	if (partial)
 		v = load_four(partial + (size_t)token * stride + 4 * i);
 	for (int to = 0; to < s.ranks; to++)
-		peer_push<W>(s, epoch, to, token, i, v);
+		peer_push<W>(s, turn, to, token, i, v);
 }
 
 /* residual = or += sum + bias. grid: tokens, parts of a row. */
@@ -40,14 +40,16 @@ __global__ void settle_kernel(const __grid_constant__ struct peer_sum s, float *
 			      const float *bias, int stride, int hidden)
 {
 	allow_next();
-	const uint32_t epoch = peer_epoch(s);
+	const uint32_t turn = peer_turn(s);
 	wait_for_previous();
+	peer_empty_before(s, turn, (int)((blockIdx.y * gridDim.x + blockIdx.x) * blockDim.x + threadIdx.x),
+			  (int)(gridDim.x * gridDim.y * blockDim.x));
 	int token = (int)blockIdx.x, i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
 	if (4 * i >= hidden)
 		return;
 	peer_time(s, (int)threadIdx.x, true);
 	float4 *at = (float4 *)(residual + (size_t)token * stride) + i;
-	*at = peer_residual<W, 4>(s, epoch, token, i, add ? at : NULL, bias);
+	*at = peer_residual<W, 4>(s, turn, token, i, add ? at : NULL, bias);
 	peer_time(s, (int)threadIdx.x, false);
 }
 
@@ -61,7 +63,7 @@ settle_norm_kernel(const __grid_constant__ struct peer_sum s, float *residual, b
 	const int token = (int)blockIdx.x, at = (int)threadIdx.x, fours = stride / 4;
 	float4 *row = (float4 *)(residual + (size_t)token * stride);
 	allow_next();
-	const uint32_t epoch = peer_epoch(s);
+	const uint32_t turn = peer_turn(s);
 	const float4 weight = at < fours ? ((const float4 *)norm)[at] : make_float4(0, 0, 0, 0);
 	wait_for_previous();
 	peer_time(s, at, true);
@@ -72,7 +74,7 @@ settle_norm_kernel(const __grid_constant__ struct peer_sum s, float *residual, b
 		int i = first + at;
 		float4 x = make_float4(0, 0, 0, 0);
 		if (4 * i < hidden)
-			x = peer_residual<W, 4>(s, epoch, token, i, add ? row + i : NULL, bias);
+			x = peer_residual<W, 4>(s, turn, token, i, add ? row + i : NULL, bias);
 		if (i < fours)
 			row[i] = x;
 		__syncthreads();
@@ -82,6 +84,7 @@ settle_norm_kernel(const __grid_constant__ struct peer_sum s, float *residual, b
 			squares += taken[k];
 	}
 	peer_time(s, at, false);
+	peer_empty_before(s, turn, token * NORM_THREADS + at, (int)gridDim.x * NORM_THREADS);
 	float scale = rsqrtf(block_sum(squares, scratch) / (float)hidden + epsilon);
 	for (int i = (int)threadIdx.x; i < fours; i += NORM_THREADS) {
 		float4 x = row[i], w = i == at ? weight : ((const float4 *)norm)[i];
@@ -135,8 +138,8 @@ uint32_t peers_patience(const struct cuda_backend *b)
 /* Bytes of a rank's mailboxes; its flags come behind. */
 static size_t mailbox_bytes(const struct cuda_backend *b)
 {
-	size_t row = (size_t)b->layout.hidden_stride * (b->options.shape.dtype == DTYPE_F32 ? 8 : 4);
-	return 2 * (size_t)b->options.group->size * SMALL_TOKENS * row;
+	size_t row = (size_t)b->layout.hidden_stride * (b->options.shape.dtype == DTYPE_F32 ? 4 : 2);
+	return PEER_TURNS * (size_t)b->options.group->size * SMALL_TOKENS * row;
 }
 
 uint32_t *peers_flags(const struct cuda_backend *b, int rank)
@@ -151,8 +154,9 @@ int peers_begin_sum(struct cuda_backend *b, bool add, const float *bias, struct 
 
 	if (peers_settle(b, err))
 		return -1;
-	r->sum.base = b->step.epoch;
-	r->sum.index = r->sums++;
+	r->sum.first = b->step.turn;
+	r->sum.index = r->sums % PEER_TURNS;
+	r->sum.before = r->sums++ ? b->step.tokens : SMALL_TOKENS; /* first in a step: of some other step's */
 	r->sum.rank = b->options.group->rank;
 	r->sum.ranks = b->options.group->size;
 	r->sum.tokens = SMALL_TOKENS;
@@ -161,7 +165,7 @@ int peers_begin_sum(struct cuda_backend *b, bool add, const float *bias, struct 
 	r->sum.time = b->sum_time ? at<uint64_t>(b, b->layout.sum_time) : NULL;
 	r->sum.patience = peers_patience(b);
 	for (int i = 0; i < r->sum.ranks; i++)
-		r->sum.mailbox[i] = i == r->sum.rank ? b->mailbox : (uint4 *)b->opened[i];
+		r->sum.mailbox[i] = i == r->sum.rank ? b->mailbox : (uint64_t *)b->opened[i];
 	r->pending = true;
 	r->met = false;
 	r->add = add;
@@ -228,7 +232,8 @@ static bool fine(char *why, const char *what, cudaError_t status)
 static void make_offer(struct cuda_backend *b, struct peer_offer *own)
 {
 	const struct group *g = b->options.group;
-	size_t bytes = mailbox_bytes(b) + 2 * PEER_RANKS * sizeof(uint32_t), page = 2 << 20;
+	const size_t flags = 2 * PEER_RANKS * sizeof(uint32_t), page = 2 << 20;
+	size_t bytes = mailbox_bytes(b) + flags;
 	FILE *file = fopen("/proc/sys/kernel/random/boot_id", "r");
 
 	memset(own, 0, sizeof *own);
@@ -242,7 +247,10 @@ static void make_offer(struct cuda_backend *b, struct peer_offer *own)
 		  cudaDeviceGetPCIBusId(own->address, sizeof own->address, b->options.device)) ||
 	    !fine(own->why, "cudaMallocHost", cudaMallocHost((void **)&b->late, sizeof *b->late)) ||
 	    !fine(own->why, "cudaMalloc", cudaMalloc((void **)&b->mailbox, bytes)) ||
-	    !fine(own->why, "cudaMemsetAsync", cudaMemsetAsync(b->mailbox, 0, bytes, b->stream)) ||
+	    !fine(own->why, "cudaMemsetAsync",
+		  cudaMemsetAsync(b->mailbox, PEER_EMPTY & 0xff, mailbox_bytes(b), b->stream)) ||
+	    !fine(own->why, "cudaMemsetAsync",
+		  cudaMemsetAsync((unsigned char *)b->mailbox + mailbox_bytes(b), 0, flags, b->stream)) ||
 	    !fine(own->why, "cudaStreamSynchronize", cudaStreamSynchronize(b->stream)) ||
 	    (g->size > 1 &&
 	     (!fine(own->why, "cudaIpcGetMemHandle", cudaIpcGetMemHandle(&own->mailbox, b->mailbox)) ||
@@ -300,44 +308,19 @@ static void open_mailboxes(struct cuda_backend *b, const struct peer_offer *offe
 	}
 }
 
-/* Sums left before their numbers are used up: more than a step takes. */
-enum { EPOCHS_SPARED = 1 << 16 };
-
-/* All ranks of the group have come here: those of other replicas, which agreements would be with, come at another time. */
-static int meet(const struct group *g, struct error *err)
-{
-	char here = 0, all[PEER_RANKS];
-	return g->gather(g, &here, sizeof here, g->rank ? NULL : all, err) ||
-	       g->broadcast(g, &here, sizeof here, 0, err) ? -1 : 0;
-}
-
-int peers_renew(struct cuda_backend *b, struct error *err)
-{
-	const struct group *g = b->options.group;
-	if (!b->peers || b->epoch < UINT32_MAX - EPOCHS_SPARED)
-		return 0;
-	b->epoch = 1;
-	/* What is on its way has come before any rank clears, and all have before any goes on. */
-	return cuda_ok(b, err, cudaStreamSynchronize(b->stream), "before mailboxes are cleared") &&
-	       !meet(g, err) &&
-	       cuda_ok(b, err, cudaMemsetAsync(b->mailbox, 0, mailbox_bytes(b), b->stream), "cudaMemsetAsync") &&
-	       cuda_ok(b, err, cudaStreamSynchronize(b->stream), "clearing a mailbox") &&
-	       !meet(g, err) ? 0 : -1;
-}
-
-/* Sums known values, in each of the two mailboxes twice. */
+/* Sums known values, in each of the mailboxes twice. */
 static int try_sums(struct cuda_backend *b, float *row, char *why, struct error *err)
 {
 	const struct group *g = b->options.group;
 	int hidden = b->options.shape.hidden;
-	const uint32_t first = 1, sums = 4;
+	const uint32_t first = 0, sums = 2 * PEER_TURNS;
 	float *partial = at<float>(b, b->layout.part);
 	size_t bytes = (size_t)hidden * sizeof *row;
 
 	b->step.tokens = 1;
-	b->step.epoch = at<uint32_t>(b, b->layout.step);
+	b->step.turn = at<uint32_t>(b, b->layout.step);
 	b->residual.at = at<float>(b, b->layout.residual);
-	b->epoch = first + sums;
+	b->turn = (first + sums) % PEER_TURNS;
 	if (!cuda_ok(b, err, cudaMemcpyAsync(at<uint32_t>(b, b->layout.step), &first, sizeof first,
 					     cudaMemcpyHostToDevice, b->stream), "cudaMemcpyAsync"))
 		return -1;
@@ -362,10 +345,6 @@ static int try_sums(struct cuda_backend *b, float *row, char *why, struct error 
 			snprintf(why, REASON, "%.*s", REASON - 1, wrong.message);
 	}
 	b->residual.sums = 0;
-	/* To test what happens when numbers are used up. */
-	const char *wanted = getenv("TPRUN_CUDA_EPOCH");
-	if (wanted)
-		b->epoch = (uint32_t)strtoul(wanted, NULL, 10);
 	return 0;
 }
 

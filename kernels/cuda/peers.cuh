@@ -4,66 +4,95 @@
  * For few tokens a sum over the ranks is all latency. So no kernel of its own takes it: the
  * product that ends with a rank's part of a sum stores that part into the memory of every rank
  * (their mailboxes, mapped through CUDA's IPC), and the kernel that wants the sum reads its own
- * rank's mailbox until all parts are there. Every 8-byte word carries values and, beside them,
- * the number of the sum (its epoch), and is stored and read whole: values and the sign that they
- * have come arrive together, and no fence is needed (NCCL calls this way of sending "LL").
+ * rank's mailbox until all parts are there. Every 8-byte word is PEER_EMPTY until values are stored into
+ * it, and is stored and read whole: values and the sign that they have come arrive together, and no
+ * fence is needed. (What NCCL calls "LL" sends a number with every four bytes; that is twice as much for every block to
+ * read.)
  *
- * Two mailboxes, used in turn, are enough. A rank stores its part of sum e + 1 in a kernel whose
- * wait_for_previous has seen the end of its own kernel that read sum e; that kernel has met parts
- * of sum e from every rank; and each rank stored its part of e in a kernel that came after the one
- * that read e - 1. So nobody reads e - 1 any more when e + 1 arrives in its place. That holds as
- * long as every rank waits for every sum, at least for one word of each rank: see step_end.
+ * Three mailboxes, used in turn, are enough. Who receives sum e empties the mailbox of e - 1, which its own rank's
+ * kernels have read by then, as they have ended, and into which all words of e - 1 have come before any of e did. A rank
+ * stores its part of sum e + 2 there when its kernel that received e + 1 has ended; that kernel has met parts of e + 1
+ * from every rank; and each rank stored its part of e + 1 in a kernel that came after the one that received e
+ * and emptied. That holds as long as every rank waits for every sum, at least for one word of each rank: see step_end.
  */
 #ifndef TPRUN_CUDA_PEERS_CUH
 #define TPRUN_CUDA_PEERS_CUH
 
 #include "kernels/cuda/internal.cuh"
 
-/* 16-byte stores and loads of two words: values and epoch, values and epoch. */
-template <typename W> constexpr int WORD_PAIRS = (int)sizeof(W) / 2; /* for four values */
+/* NaNs of a kind that nothing computes. */
+constexpr uint64_t PEER_EMPTY = UINT64_MAX;
 
-__device__ __forceinline__ void peer_store(uint4 *at, uint4 v)
+template <typename W> constexpr int PEER_WORDS = (int)sizeof(W) / 2; /* for four values */
+
+__device__ __forceinline__ void peer_store(uint64_t *at, const uint64_t (&v)[1])
 {
-	uint64_t low = (uint64_t)v.y << 32 | v.x, high = (uint64_t)v.w << 32 | v.z;
-	asm volatile("st.relaxed.sys.global.v2.b64 [%0], {%1,%2};" :: "l"(at), "l"(low), "l"(high) : "memory");
+	asm volatile("st.relaxed.sys.global.b64 [%0], %1;" :: "l"(at), "l"(v[0]) : "memory");
 }
 
-__device__ __forceinline__ uint4 peer_load(const uint4 *at)
+__device__ __forceinline__ void peer_store(uint64_t *at, const uint64_t (&v)[2])
 {
-	uint64_t low, high;
-	asm volatile("ld.relaxed.sys.global.v2.b64 {%0,%1}, [%2];" : "=l"(low), "=l"(high) : "l"(at) : "memory");
-	return make_uint4((uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high, (uint32_t)(high >> 32));
+	asm volatile("st.relaxed.sys.global.v2.b64 [%0], {%1,%2};" :: "l"(at), "l"(v[0]), "l"(v[1]) : "memory");
 }
 
-/* Which sum this is. The step's first one comes with the step's numbers, so that a recorded kernel serves every step.
- * That one may be asked for before wait_for_previous: the step's first kernel begins when its numbers are
+__device__ __forceinline__ void peer_load(const uint64_t *at, uint64_t (&v)[1])
+{
+	asm volatile("ld.relaxed.sys.global.b64 %0, [%1];" : "=l"(v[0]) : "l"(at) : "memory");
+}
+
+__device__ __forceinline__ void peer_load(const uint64_t *at, uint64_t (&v)[2])
+{
+	asm volatile("ld.relaxed.sys.global.v2.b64 {%0,%1}, [%2];" : "=l"(v[0]), "=l"(v[1]) : "l"(at) : "memory");
+}
+
+/* Which mailbox a sum takes. That of the step's first one comes with the step's numbers, so that a recorded kernel serves
+ * every step, and may be asked for before wait_for_previous: the step's first kernel begins when its numbers are
  * there, and every other when one has begun that follows it. */
-__device__ __forceinline__ uint32_t peer_epoch(const struct peer_sum &s)
+__device__ __forceinline__ uint32_t peer_turn_of(const struct peer_sum &s, uint32_t first)
 {
-	return __ldcg(s.base) + s.index;
+	const uint32_t turn = first + s.index;
+	return turn < PEER_TURNS ? turn : turn - PEER_TURNS;
 }
 
-/* Where values 4i to 4i + 3 of a token's row of rank `from` lie in a mailbox. */
-template <typename W>
-__device__ __forceinline__ size_t peer_place(const struct peer_sum &s, uint32_t epoch, int from, int token, int i)
+__device__ __forceinline__ uint32_t peer_turn(const struct peer_sum &s)
 {
-	return ((size_t)((epoch & 1) * s.ranks + from) * s.tokens + token) * s.row + i * WORD_PAIRS<W>;
+	return peer_turn_of(s, __ldcg(s.first));
+}
+
+/* Where values 4i to 4i + 3 of a token's row of rank `from` lie among a rank's mailboxes. */
+template <typename W>
+__device__ __forceinline__ size_t peer_place(const struct peer_sum &s, uint32_t turn, int from, int token, int i)
+{
+	return ((size_t)(turn * s.ranks + from) * s.tokens + token) * s.row + i * PEER_WORDS<W>;
 }
 
 /* This rank's part: values 4i to 4i + 3 of a token's row, to rank `to`. */
 template <typename W>
-__device__ __forceinline__ void peer_push(const struct peer_sum &s, uint32_t epoch, int to, int token, int i,
+__device__ __forceinline__ void peer_push(const struct peer_sum &s, uint32_t turn, int to, int token, int i,
 					  float4 v)
 {
-	uint4 *at = s.mailbox[to] + peer_place<W>(s, epoch, s.rank, token, i);
+	uint64_t *at = s.mailbox[to] + peer_place<W>(s, turn, s.rank, token, i);
 	if constexpr (sizeof(W) == 4) {
-		peer_store(at, make_uint4(__float_as_uint(v.x), epoch, __float_as_uint(v.y), epoch));
-		peer_store(at + 1, make_uint4(__float_as_uint(v.z), epoch, __float_as_uint(v.w), epoch));
+		const uint64_t words[2] = {(uint64_t)__float_as_uint(v.y) << 32 | __float_as_uint(v.x),
+					   (uint64_t)__float_as_uint(v.w) << 32 | __float_as_uint(v.z)};
+		peer_store(at, words);
 	} else {
 		W packed[4] = {from_float<W>(v.x), from_float<W>(v.y), from_float<W>(v.z), from_float<W>(v.w)};
-		uint2 words = *(const uint2 *)packed;
-		peer_store(at, make_uint4(words.x, epoch, words.y, epoch));
+		const uint2 halves = *(const uint2 *)packed;
+		const uint64_t words[1] = {(uint64_t)halves.y << 32 | halves.x};
+		peer_store(at, words);
 	}
+}
+
+/* Empties the mailbox of the sum before: thread number `thread` of `threads` that share this. */
+__device__ __forceinline__ void peer_empty_before(const struct peer_sum &s, uint32_t turn, int thread, int threads)
+{
+	const uint32_t before = turn ? turn - 1 : PEER_TURNS - 1;
+	const int from_pieces = s.tokens * s.row / 2, used = s.before * s.row / 2;
+	uint4 *const box = (uint4 *)s.mailbox[s.rank] + (size_t)before * s.ranks * from_pieces;
+#pragma unroll 1
+	for (int i = thread; i < s.ranks * used; i += threads)
+		box[i / used * from_pieces + i % used] = make_uint4(UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX);
 }
 
 /* Around the receiving of a sum, of which one thread tells the time. Nothing is kept between the two calls:
@@ -90,39 +119,46 @@ __device__ __forceinline__ bool peer_gives_up(const struct peer_sum &s, uint32_t
 	return waited >= s.patience || (waited % 128 == 127 && *(volatile int32_t *)s.late);
 }
 
-/* Reads until both words have come, or are given up. */
-__device__ __forceinline__ uint4 peer_await(const struct peer_sum &s, const uint4 *at, uint4 v, uint32_t epoch,
-					    int from)
+__device__ __forceinline__ bool peer_came(const uint64_t (&v)[1])
 {
-	if (v.y == epoch && v.w == epoch)
-		return v;
+	return v[0] != PEER_EMPTY;
+}
+
+__device__ __forceinline__ bool peer_came(const uint64_t (&v)[2])
+{
+	return v[0] != PEER_EMPTY && v[1] != PEER_EMPTY;
+}
+
+/* Reads until the words have come, or are given up. */
+template <int N>
+__device__ __forceinline__ void peer_await(const struct peer_sum &s, const uint64_t *at, uint64_t (&v)[N], int from)
+{
+	if (peer_came(v))
+		return;
 	uint32_t start = peer_clock();
 	do {
-		v = peer_load(at);
+		peer_load(at, v);
 		if (peer_gives_up(s, peer_clock() - start, from))
 			break;
-	} while (v.y != epoch || v.w != epoch);
-	return v;
+	} while (!peer_came(v));
 }
 
 /* A token's residual brought up to date: values 4i to 4i + 3 of the sum over the ranks, in their order, and bias, added
  * to what `old` has. ABREAST ranks' words are on their way at a time. */
 template <typename W, int ABREAST>
-__device__ __forceinline__ float4 peer_residual(const struct peer_sum &s, uint32_t epoch, int token, int i,
+__device__ __forceinline__ float4 peer_residual(const struct peer_sum &s, uint32_t turn, int token, int i,
 						const float4 *old, const float *bias)
 {
-	constexpr int N = WORD_PAIRS<W>;
-	const uint4 *from = s.mailbox[s.rank] + peer_place<W>(s, epoch, 0, token, i);
+	constexpr int N = PEER_WORDS<W>;
+	const uint64_t *from = s.mailbox[s.rank] + peer_place<W>(s, turn, 0, token, i);
 	const int step = s.tokens * s.row;
-	uint4 v[ABREAST][N];
+	uint64_t v[ABREAST][N];
 	float4 sum = make_float4(0, 0, 0, 0), x = sum;
 	auto load = [&](int first) {
 #pragma unroll
 		for (int k = 0; k < ABREAST; k++)
-#pragma unroll
-			for (int n = 0; n < N; n++)
-				if (first + k < s.ranks)
-					v[k][n] = peer_load(from + k * step + n);
+			if (first + k < s.ranks)
+				peer_load(from + k * step, v[k]);
 	};
 
 	load(0);
@@ -134,11 +170,11 @@ __device__ __forceinline__ float4 peer_residual(const struct peer_sum &s, uint32
 			if (first + k >= s.ranks)
 				break;
 			float y[4];
+			peer_await(s, from + k * step, v[k], first + k);
 #pragma unroll
 			for (int n = 0; n < N; n++) {
-				uint4 w = peer_await(s, from + k * step + n, v[k][n], epoch, first + k);
-				word_to_floats(w.x, y + 4 / N / 2 * 2 * n, W());
-				word_to_floats(w.z, y + 4 / N / 2 * 2 * n + 2 / N, W());
+				word_to_floats((uint32_t)v[k][n], y + 4 / N * n, W());
+				word_to_floats((uint32_t)(v[k][n] >> 32), y + 4 / N * n + 2 / N, W());
 			}
 			sum.x += y[0];
 			sum.y += y[1];

@@ -141,12 +141,12 @@ static int record_sums(struct cuda_backend *b, cudaGraphExec_t *out, struct erro
 	return result;
 }
 
-/* A round of sums, recorded or, through the host, which records nothing, as they come. The number of
+/* A round of sums, recorded or, through the host, which records nothing, as they come. The turn of
  * the first comes where a step would bring it. */
 static int play_sums(struct cuda_backend *b, cudaGraphExec_t graph, struct error *err)
 {
 	if (b->step.through_peers &&
-	    !cuda_ok(b, err, cudaMemcpyAsync(at<uint32_t>(b, b->layout.step), &b->epoch, sizeof b->epoch,
+	    !cuda_ok(b, err, cudaMemcpyAsync(at<uint32_t>(b, b->layout.step), &b->turn, sizeof b->turn,
 					     cudaMemcpyHostToDevice, b->stream), "cudaMemcpyAsync"))
 		return -1;
 	b->plain_next = true;
@@ -154,7 +154,7 @@ static int play_sums(struct cuda_backend *b, cudaGraphExec_t graph, struct error
 		return many_sums(b, err);
 	if (!cuda_ok(b, err, cudaGraphLaunch(graph, b->stream), "cudaGraphLaunch"))
 		return -1;
-	b->epoch += b->residual.sums;
+	b->turn = (b->turn + b->residual.sums) % PEER_TURNS;
 	return 0;
 }
 
@@ -186,12 +186,12 @@ static int probe_reduce(struct cuda_backend *b, struct stopwatch *watch, size_t 
 		return error_run(err, "a sum of %zu bytes is none of a step of 1 to %d tokens", bytes,
 				 (int)b->options.max_tokens);
 	/* As if a step began. */
-	b->epoch += b->residual.sums;
+	b->turn = (b->turn + b->residual.sums) % PEER_TURNS;
 	memset(&b->residual, 0, sizeof b->residual);
 	b->residual.at = at<float>(b, b->layout.residual);
 	memset(&b->step, 0, sizeof b->step);
 	b->step.tokens = (int32_t)tokens;
-	b->step.epoch = at<uint32_t>(b, b->layout.step);
+	b->step.turn = at<uint32_t>(b, b->layout.step);
 	b->step.through_peers = peers_serve(b, b->step.tokens);
 
 	bool is_float;

@@ -224,9 +224,9 @@ static size_t pack_step(struct cuda_backend *b, const struct step *s)
 	d->table_stride = context / KV_BLOCK < b->options.max_blocks ? context / KV_BLOCK
 								       : b->options.max_blocks;
 
-	const int32_t *epoch;
-	*pack(b, &used, 1, &epoch) = (int32_t)b->epoch;
-	d->epoch = (const uint32_t *)epoch;
+	const int32_t *turn;
+	*pack(b, &used, 1, &turn) = (int32_t)b->turn;
+	d->turn = (const uint32_t *)turn;
 	d->through_peers = peers_serve(b, d->tokens);
 	pack_copy(b, &used, tokens, s->token_ids, &d->ids);
 	pack_copy(b, &used, tokens, s->positions, &d->positions);
@@ -325,10 +325,10 @@ int step_begin(struct backend *base, const struct step *s, struct error *err)
 	drop_capture(b); /* of a step that failed halfway */
 	b->blocks_called = 0;
 	b->normed = NULL;
-	b->epoch += b->residual.sums;
+	b->turn = (b->turn + b->residual.sums) % PEER_TURNS;
 	memset(&b->residual, 0, sizeof b->residual);
 	b->residual.at = at<float>(b, b->layout.residual);
-	if (check_step(b, s, err) || peers_renew(b, err) ||
+	if (check_step(b, s, err) ||
 	    (b->step_unread &&
 	     !cuda_ok(b, err, cudaStreamSynchronize(b->stream), "waiting for the step before")))
 		return -1;

@@ -155,14 +155,6 @@ static void peers_without_parts_agree_with_the_host(void)
 	without_parts(peers_agree_with_the_host);
 }
 
-/* As after 18 hours: the numbers of sums run over within the first steps. */
-static void numbers_of_sums_run_over(void)
-{
-	setenv("TPRUN_CUDA_EPOCH", "4294901751", 1);
-	peers_agree_with_the_host();
-	unsetenv("TPRUN_CUDA_EPOCH");
-}
-
 static void nccl_agrees_with_the_host(void)
 {
 	if (!own_gpus() || group->size == 1)
@@ -193,7 +185,6 @@ int main(int argc, char **argv)
 	gpu_test_start();
 	RUN_ASKED(peers_agree_with_the_host);
 	RUN_ASKED(peers_without_parts_agree_with_the_host);
-	RUN_ASKED(numbers_of_sums_run_over);
 	RUN_ASKED(nccl_agrees_with_the_host);
 	RUN_ASKED(sharing_a_gpu_goes_through_the_host);
 	mpi_group_close(group);
