@@ -10,7 +10,9 @@
  *
  * The weights are the second matrix of mma.m16n8k16, 8 rows at a time, whose columns a lane may hold
  * in any order that is the input's too: here as they come in a piece of 16 bytes. The tokens are rows 0
- * to 7 of the first matrix. All sums have one fixed order.
+ * to 7 of the first matrix. What a lane needs of the input is the same for every tile, and no other lane needs
+ * it: it stays in registers, and what is too much for them in places of shared memory that are the lane's own. All
+ * sums have one fixed order.
  */
 #include "kernels/cuda/gemv.cuh"
 #include "kernels/cuda/tensor.cuh"
@@ -21,8 +23,10 @@ enum {
 	COPIES = 4,				/* of a thread for a stage, of 16 bytes */
 	LINE = 8,				/* a row's part in a warp's stage, in such pieces */
 	WARP_STAGE = TILE * LINE, STAGE = WARPS * WARP_STAGE,
-	STAGES_MAX = 6, STAGES_FEW = 3,
-	SHARED_FIXED = 768,			/* the kernel's own, at most */
+	STAGES_FEW = 3, STAGES = 6,		/* of the ring; or, where they fit and a multiprocessor has so much to read, */
+	STAGES_DEEP = 8, KIB_DEEP = 220,	/* more: then it pays, and with less it costs (bench/README.md) */
+	HELD_MAX = 8,				/* passes whose input is in registers, at most */
+	ABREAST = 4,				/* passes of the others' on their way */
 };
 
 /* How rows make tiles. A unit is what must stay together: a row, or a pair of rows that the output
@@ -34,7 +38,7 @@ struct gemv_tiles {
 	bool paired;
 	int passes;		/* stages of a tile */
 	int stages;		/* of the ring */
-	int input_stride;	/* pieces from a token's input to the next in shared memory */
+	int held;		/* passes whose input registers have room for; the others' is where shared memory begins */
 	int ring;		/* where the ring begins there, in pieces */
 	int parts;		/* and where the warps' sums do */
 };
@@ -43,29 +47,6 @@ __device__ __forceinline__ int row_of(const struct gemv_tiles &m, int unit)
 {
 	int turn = (int)((unsigned)unit / (unsigned)m.run);
 	return turn * m.run_rows + (unit - turn * m.run);
-}
-
-/* Fills shared memory with the input rows. */
-__device__ __forceinline__ void input_rows(const struct gemv &p, const struct gemv_tiles &m, uint4 *shared)
-{
-	constexpr int ABREAST = 8; /* loads of a thread on their way */
-	const int row_pieces = p.columns / 8, count = p.tokens * row_pieces;
-
-	for (int first = (int)threadIdx.x; first < count; first += ABREAST * THREADS) {
-		uint4 x[ABREAST];
-#pragma unroll
-		for (int k = 0; k < ABREAST; k++)
-			if (first + k * THREADS < count)
-				x[k] = ((const uint4 *)p.input)[first + k * THREADS];
-#pragma unroll
-		for (int k = 0; k < ABREAST; k++) {
-			int i = first + k * THREADS;
-			if (i >= count)
-				break;
-			int t = (int)((unsigned)i / (unsigned)row_pieces);
-			shared[t * m.input_stride + i - t * row_pieces] = x[k];
-		}
-	}
 }
 
 /* A lane's sums of a tile's rows 0 to 7 and 8 to 15: two fragments of each, as the tensor cores leave
@@ -123,12 +104,13 @@ __device__ __forceinline__ bool share_next(const struct share &s, int &round, in
 	return round < s.rounds + (s.rest < s.end);
 }
 
-template <typename W, int STAGES>
+/* DEPTH: m.stages. HELD: m.held. MORE: there are more passes than that, in kernels of their own, because without them
+ * this costs time even where it is skipped. */
+template <typename W, int DEPTH, int HELD, bool MORE>
 __global__ void __launch_bounds__(THREADS, 1)
 tensor_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struct gemv_tiles m)
 {
 	extern __shared__ uint4 shared[];
-	__shared__ uint4 zeros[LINE];
 	const int thread = (int)threadIdx.x, lane = thread % 32, warp = thread / 32;
 	const int row_pieces = p.columns / PIECE<W>, passes_end = m.passes * WARPS * LINE;
 	const int tile_units = m.paired ? TILE / 2 : TILE;
@@ -178,21 +160,41 @@ tensor_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ str
 	if (filling)
 		aim();
 #pragma unroll 1
-	for (int i = 0; i < STAGES; i++)
+	for (int i = 0; i < DEPTH; i++)
 		fill(i * STAGE * 16);
-	if (thread < LINE)
-		zeros[thread] = uint4();
 
 	const uint32_t turn = p.output == OUTPUT_PEERS && writer ? peer_turn(p.sum) : 0;
 	wait_for_previous();
-	input_rows(p, m, shared);
-	__syncthreads();
+	/* A lane's pieces of the input are lane%4 and lane%4 + 4 of the line, of token lane/4. What is loaded for tokens that
+	 * do not exist makes results that are dropped, and past the row's end nothing is multiplied: loads without
+	 * conditions are all on their way at once. */
+	auto input = [&](int pass, int half) {
+		const int piece = min((pass * WARPS + warp) * LINE, row_pieces - LINE) + lane % 4 + half * 4;
+		return ((const uint4 *)p.input)[(size_t)min(lane / 4, p.tokens - 1) * row_pieces + piece];
+	};
+	uint4 held[HELD][2];
+#pragma unroll
+	for (int i = 0; i < HELD; i++)
+		for (int half = 0; half < 2; half++)
+			held[i][half] = input(i, half);
+	const int token_lanes = 4 * p.tokens; /* of a warp's, those of tokens that exist */
+	uint4 *const others = shared + warp * token_lanes + min(lane, token_lanes - 1);
+#pragma unroll 1
+	for (int first = HELD; MORE && first < m.passes; first += ABREAST) {
+		uint4 x[ABREAST][2];
+#pragma unroll
+		for (int i = 0; i < ABREAST; i++)
+			for (int half = 0; half < 2; half++)
+				x[i][half] = input(first + i, half);
+#pragma unroll
+		for (int i = 0; i < ABREAST; i++)
+			for (int half = 0; half < 2; half++)
+				if (lane < token_lanes && first + i < m.passes)
+					others[((first + i - HELD) * 2 + half) * WARPS * token_lanes] = x[i][half];
+	}
 
-	/* The reading end: rows lane/4 and lane/4 + 8, pieces lane%4 and lane%4 + 4. Lanes of no token
-	 * multiply by zero. */
-	const bool counts = lane / 4 < p.tokens;
-	const uint32_t input = shared_address(counts ? shared + lane / 4 * m.input_stride + warp * LINE + lane % 4 : zeros);
-	const uint32_t input_step = counts ? WARPS * LINE * 16 : 0, far = lane / 4 % 2 ? -64 : 64;
+	/* The reading end: rows lane/4 and lane/4 + 8, pieces lane%4 and lane%4 + 4. */
+	const uint32_t far = lane / 4 % 2 ? -64 : 64;
 	const uint32_t near = ring + 16 * (lane / 4 * LINE + lane % 4 + lane / 4 % 2 * 4);
 
 	uint32_t stage = 0;
@@ -202,23 +204,28 @@ tensor_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ str
 		const bool valid = writer && unit < end;
 		const int row = row_of(m, unit) + (m.paired && out_r >= 8 ? m.jump : 0);
 		struct gemv_extra extra = gemv_extra_of(p, out_t, row, valid, gemv_turn_at(p, out_t, row, valid));
-		uint32_t x = input;
-
-#pragma unroll 1
-		for (int piece = warp * LINE; piece < passes_end; piece += WARPS * LINE) {
-			copy_wait<STAGES - 1>();
+		auto pass = [&](int number, auto first, auto second) {
+			copy_wait<DEPTH - 1>();
 			__syncwarp();
-			if (piece < row_pieces) {
+			if ((number * WARPS + warp) * LINE < row_pieces) {
 				uint32_t at = near + stage;
 				uint4 a = load_shared(at), b = load_shared(at + 8 * LINE * 16);
 				uint4 c = load_shared(at + far), d = load_shared(at + far + 8 * LINE * 16);
-				multiply_pieces<W, 0>(sums, a, b, load_shared(x));
-				multiply_pieces<W, 1>(sums, c, d, load_shared(x + 64));
+				multiply_pieces<W, 0>(sums, a, b, first());
+				multiply_pieces<W, 1>(sums, c, d, second());
 			}
-			x += input_step;
 			__syncwarp();
 			fill(stage);
-			stage = stage == (STAGES - 1) * STAGE * 16 ? 0 : stage + STAGE * 16;
+			stage = stage == (DEPTH - 1) * STAGE * 16 ? 0 : stage + STAGE * 16;
+		};
+#pragma unroll
+		for (int i = 0; i < HELD; i++)
+			if (i < m.passes)
+				pass(i, [&] { return held[i][0]; }, [&] { return held[i][1]; });
+#pragma unroll 1
+		for (int i = HELD; MORE && i < m.passes; i++) {
+			const uint32_t at = shared_address(others + (i - HELD) * 2 * WARPS * token_lanes);
+			pass(i, [&] { return load_shared(at); }, [&] { return load_shared(at + WARPS * token_lanes * 16); });
 		}
 		put_sums(sums, parts + warp * TILE * p.tokens, p.tokens, lane);
 		__syncthreads();
@@ -233,17 +240,21 @@ tensor_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ str
 	publish_results(p.publish);
 }
 
-/* How shared memory is divided, for rows of `columns`; 0 stages where they do not fit. */
-static struct gemv_tiles divide_shared(const struct cuda_backend *b, int tokens, int columns)
+/* How registers and shared memory are divided, for rows of `columns`; 0 stages where they do not fit, or where so few
+ * would be left beside an input that is too much for registers that cuBLAS is faster. */
+static struct gemv_tiles divide_memory(const struct cuda_backend *b, int tokens, int rows, int columns)
 {
 	struct gemv_tiles m = {};
-	int parts = WARPS * TILE * tokens * 4 / 16, stages;
-	m.input_stride = columns / 8 + 4; /* tokens begin in different banks */
-	m.ring = m.input_stride * tokens;
-	stages = ((b->shared_block - SHARED_FIXED) / 16 - m.ring - parts) / STAGE;
-	m.stages = stages >= STAGES_MAX ? STAGES_MAX : stages >= STAGES_FEW ? STAGES_FEW : 0;
-	m.parts = m.ring + m.stages * STAGE;
+	const int parts = WARPS * TILE * tokens * 4 / 16;
+	const bool deep = (size_t)rows * (size_t)columns * 2 >= (size_t)b->multiprocessors * KIB_DEEP << 10;
+
 	m.passes = (columns / 8 + LINE * WARPS - 1) / (LINE * WARPS);
+	m.held = m.passes <= 2 ? 2 : m.passes <= 4 ? 4 : m.passes <= 6 ? 6 : HELD_MAX;
+	m.ring = m.passes > m.held ? (m.passes - m.held) * LINE * WARPS * tokens : 0;
+	const int most = (b->shared_block / 16 - m.ring - parts) / STAGE;
+	m.stages = most >= STAGES_DEEP && deep ? STAGES_DEEP : most >= STAGES ? STAGES
+		 : most >= STAGES_FEW && !m.ring ? STAGES_FEW : 0;
+	m.parts = m.ring + m.stages * STAGE;
 	return m;
 }
 
@@ -255,32 +266,43 @@ template <typename F> static int for_16bit(const struct cuda_backend *b, F f)
 	return b->options.shape.dtype == DTYPE_F16 ? f(__half()) : f(__nv_bfloat16());
 }
 
-template <typename W> static tensor_function kernel_for(int stages)
+template <typename W, int DEPTH> static tensor_function kernel_of(int passes)
 {
-	return stages == STAGES_MAX ? tensor_kernel<W, STAGES_MAX> : tensor_kernel<W, STAGES_FEW>;
+	if constexpr (DEPTH > STAGES_FEW)
+		if (passes > HELD_MAX)
+			return tensor_kernel<W, DEPTH, HELD_MAX, true>;
+	return passes <= 2 ? tensor_kernel<W, DEPTH, 2, false> : passes <= 4 ? tensor_kernel<W, DEPTH, 4, false>
+	     : passes <= 6 ? tensor_kernel<W, DEPTH, 6, false> : tensor_kernel<W, DEPTH, HELD_MAX, false>;
+}
+
+template <typename W> static tensor_function kernel_for(int stages, int passes)
+{
+	return stages == STAGES_FEW ? kernel_of<W, STAGES_FEW>(passes)
+	     : stages == STAGES	    ? kernel_of<W, STAGES>(passes)
+				    : kernel_of<W, STAGES_DEEP>(passes);
 }
 
 bool gemv_tensor_fits(const struct cuda_backend *b, int32_t tokens, int32_t columns)
 {
 	return b->options.shape.dtype != DTYPE_F32 && tokens <= GEMV_TOKENS &&
-	       divide_shared(b, tokens, columns).stages > 0;
+	       divide_memory(b, tokens, 0, columns).stages > 0;
 }
 
 int gemv_tensor_prepare(struct cuda_backend *b, struct error *err)
 {
 	return for_16bit(b, [&](auto w) {
 		typedef decltype(w) W;
-		tensor_function kernels[] = {kernel_for<W>(STAGES_FEW), kernel_for<W>(STAGES_MAX)};
-		for (tensor_function kernel : kernels)
-			if (shared_prepare(b, kernel, b->shared_block - SHARED_FIXED, err))
-				return -1;
+		for (int stages : {STAGES_FEW, STAGES, STAGES_DEEP})
+			for (int passes : {2, 4, 6, (int)HELD_MAX, HELD_MAX + 1})
+				if (shared_prepare(b, kernel_for<W>(stages, passes), b->shared_block, err))
+					return -1;
 		return 0;
 	});
 }
 
 int gemv_tensor_launch(struct cuda_backend *b, const struct gemv *p, struct error *err)
 {
-	struct gemv_tiles m = divide_shared(b, p->tokens, p->columns);
+	struct gemv_tiles m = divide_memory(b, p->tokens, p->rows, p->columns);
 
 	m.units = p->rows;
 	m.granule = p->output == OUTPUT_PEERS ? 4 : 1;
@@ -298,7 +320,7 @@ int gemv_tensor_launch(struct cuda_backend *b, const struct gemv *p, struct erro
 	int grid = granules < b->multiprocessors ? granules : b->multiprocessors;
 	size_t shared = ((size_t)m.parts * 16) + sizeof(float) * WARPS * TILE * (size_t)p->tokens;
 	return for_16bit(b, [&](auto w) {
-		return kernel_launch(b, err, "tensor_kernel", kernel_for<decltype(w)>(m.stages), dim3((unsigned)grid),
+		return kernel_launch(b, err, "tensor_kernel", kernel_for<decltype(w)>(m.stages, m.passes), dim3((unsigned)grid),
 				     THREADS, shared, *p, m);
 	});
 }
