@@ -23,8 +23,8 @@ enum {
 	COPIES = 4,				/* of a thread for a stage, of 16 bytes */
 	LINE = 8,				/* a row's part in a warp's stage, in such pieces */
 	WARP_STAGE = TILE * LINE, STAGE = WARPS * WARP_STAGE,
-	STAGES_FEW = 3, STAGES = 6,		/* of the ring; or, where they fit and a multiprocessor has so much to read, */
-	STAGES_DEEP = 8, KIB_DEEP = 220,	/* more: then it pays, and with less it costs (bench/README.md) */
+	STAGES_FEW = 3, STAGES = 6,		/* of the ring; or, where they fit and a multiprocessor has so much to read, or the */
+	STAGES_DEEP = 8, KIB_DEEP = 350,	/* input is long, more: then it pays, and otherwise it costs (bench/README.md) */
 	HELD_MAX = 8,				/* passes whose input is in registers, at most */
 	ABREAST = 4,				/* passes of the others' on their way */
 };
@@ -246,12 +246,12 @@ static struct gemv_tiles divide_memory(const struct cuda_backend *b, int tokens,
 {
 	struct gemv_tiles m = {};
 	const int parts = WARPS * TILE * tokens * 4 / 16;
-	const bool deep = (size_t)rows * (size_t)columns * 2 >= (size_t)b->multiprocessors * KIB_DEEP << 10;
 
 	m.passes = (columns / 8 + LINE * WARPS - 1) / (LINE * WARPS);
 	m.held = m.passes <= 2 ? 2 : m.passes <= 4 ? 4 : m.passes <= 6 ? 6 : HELD_MAX;
 	m.ring = m.passes > m.held ? (m.passes - m.held) * LINE * WARPS * tokens : 0;
 	const int most = (b->shared_block / 16 - m.ring - parts) / STAGE;
+	const bool deep = m.ring || (size_t)rows * (size_t)columns * 2 >= (size_t)b->multiprocessors * KIB_DEEP << 10;
 	m.stages = most >= STAGES_DEEP && deep ? STAGES_DEEP : most >= STAGES ? STAGES
 		 : most >= STAGES_FEW && !m.ring ? STAGES_FEW : 0;
 	m.parts = m.ring + m.stages * STAGE;
