@@ -173,8 +173,8 @@ struct cuda_backend {
 	unsigned char *request_host; /* pinned, layout.request_bytes */
 	cudaEvent_t requests_read;
 	struct logit_result *result_host; /* pinned, [max_logit_rows] */
-	uint32_t *results_ready;	  /* the same: results_number once a row's result is there */
-	uint32_t results_number;
+	uint32_t *results_ready;	  /* pinned, the same: results_number once that row's is there */
+	uint32_t results_number;	  /* of the step under way */
 
 	/* Graphs. */
 	bool graphs_allowed, capturing;
