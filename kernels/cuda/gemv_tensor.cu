@@ -38,8 +38,7 @@ struct gemv_tiles {
 	bool paired;
 	int passes;		/* stages of a tile */
 	int stages;		/* of the ring */
-	int held;		/* passes whose input registers have room for; the others' is where shared memory begins */
-	int ring;		/* where the ring begins there, in pieces */
+	int ring;		/* where the ring begins in shared memory, in pieces: behind the input that registers do not hold */
 	int parts;		/* and where the warps' sums do */
 };
 
@@ -104,8 +103,8 @@ __device__ __forceinline__ bool share_next(const struct share &s, int &round, in
 	return round < s.rounds + (s.rest < s.end);
 }
 
-/* DEPTH: m.stages. HELD: m.held. MORE: there are more passes than that, in kernels of their own, because without them
- * this costs time even where it is skipped. */
+/* DEPTH: m.stages. HELD: passes whose input registers have room for. MORE: there are others; those kernels are by
+ * themselves because skipping this costs time too. */
 template <typename W, int DEPTH, int HELD, bool MORE>
 __global__ void __launch_bounds__(THREADS, 1)
 tensor_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ struct gemv_tiles m)
@@ -248,8 +247,7 @@ static struct gemv_tiles divide_memory(const struct cuda_backend *b, int tokens,
 	const int parts = WARPS * TILE * tokens * 4 / 16;
 
 	m.passes = (columns / 8 + LINE * WARPS - 1) / (LINE * WARPS);
-	m.held = m.passes <= 2 ? 2 : m.passes <= 4 ? 4 : m.passes <= 6 ? 6 : HELD_MAX;
-	m.ring = m.passes > m.held ? (m.passes - m.held) * LINE * WARPS * tokens : 0;
+	m.ring = m.passes > HELD_MAX ? (m.passes - HELD_MAX) * LINE * WARPS * tokens : 0;
 	const int most = (b->shared_block / 16 - m.ring - parts) / STAGE;
 	const bool deep = m.ring || (size_t)rows * (size_t)columns * 2 >= (size_t)b->multiprocessors * KIB_DEEP << 10;
 	m.stages = most >= STAGES_DEEP && deep ? STAGES_DEEP : most >= STAGES ? STAGES

@@ -20,7 +20,7 @@
 
 #include "kernels/cuda/internal.cuh"
 
-/* NaNs of a kind that nothing computes. */
+/* NaNs of a kind that nothing computes, see peer_push. */
 constexpr uint64_t PEER_EMPTY = UINT64_MAX;
 
 template <typename W> constexpr int PEER_WORDS = (int)sizeof(W) / 2; /* for four values */
@@ -73,6 +73,9 @@ __device__ __forceinline__ void peer_push(const struct peer_sum &s, uint32_t tur
 {
 	uint64_t *at = s.mailbox[to] + peer_place<W>(s, turn, s.rank, token, i);
 	if constexpr (sizeof(W) == 4) {
+		/* A damaged model's embedding may have such NaNs, and comes here as it is; conversion to 16 bits makes others of
+		 * them, and so does this. */
+		v = make_float4(v.x + 0.0f, v.y + 0.0f, v.z + 0.0f, v.w + 0.0f);
 		const uint64_t words[2] = {(uint64_t)__float_as_uint(v.y) << 32 | __float_as_uint(v.x),
 					   (uint64_t)__float_as_uint(v.w) << 32 | __float_as_uint(v.z)};
 		peer_store(at, words);
