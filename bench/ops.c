@@ -68,6 +68,7 @@ static struct work work_of(const struct bench *b, const struct step *step, int b
 	const struct backend_shape *s = &b->options.shape;
 	double head = s->head_dim, hidden = s->hidden, seen = 0, held = 0, weights = 0;
 	double element = (double)dtype_bytes(s->dtype);
+	int32_t rows = block == 5 ? step->logit_rows : step->tokens;
 	for (int32_t q = 0; q < step->sequences; q++) {
 		for (int32_t t = step->first_token[q]; t < step->first_token[q + 1]; t++)
 			seen += step->positions[t] + 1;
@@ -80,7 +81,8 @@ static struct work work_of(const struct bench *b, const struct step *step, int b
 		  : block == 3 ? 2.0 * s->intermediate * hidden
 		  : block == 4 ? (double)s->intermediate * hidden
 			       : (double)s->vocab * hidden;
-	return (struct work){weights * element, 2 * weights * (block == 5 ? step->logit_rows : step->tokens)};
+	element *= b->backend->ops->weight_share ? b->backend->ops->weight_share(b->backend, rows) : 1;
+	return (struct work){weights * element, 2 * weights * rows};
 }
 
 /* Mean seconds of a block in one layer, within a step that was begun. peek waits for what was

@@ -224,6 +224,10 @@ struct backend_ops {
 	int (*probe)(struct backend *, enum backend_probe, size_t bytes, double *seconds,
 		     struct error *err);
 
+	/* For benchmarks: of the bytes of its matrices, what a step of so many tokens reads; less than 1 where the backend
+	 * keeps them in fewer bits besides. NULL: all. */
+	double (*weight_share)(struct backend *, int32_t tokens);
+
 	/* From any other thread, while the main one may be stuck in any call: what this rank waits for
 	 * will never come, and its device is to give up. The run ends after it. May be NULL. */
 	void (*abort)(struct backend *);

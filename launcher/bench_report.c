@@ -13,7 +13,7 @@
 /* ---- figures ----------------------------------------------------------------------------- */
 
 struct figures {
-	double step_ms, gb_per_s, ceiling_gb_per_s, share, reduce_us, reduce_share;
+	double step_ms, bits, gb_per_s, ceiling_gb_per_s, share, reduce_us, reduce_share;
 	char hash[24];
 };
 
@@ -21,6 +21,7 @@ static struct figures figures_of(const struct bench_facts *facts, const struct b
 {
 	struct figures f = {
 		.step_ms = row->result.seconds / row->result.steps * 1e3,
+		.bits = row->weight_share * facts->weight_bits,
 		.gb_per_s = row->bytes / row->result.seconds * 1e-9,
 		.ceiling_gb_per_s = facts->ceiling * 1e-9,
 		.reduce_us = row->reduce_s * 1e6,
@@ -67,19 +68,20 @@ static int print_header(const struct bench_facts *facts, struct error *err)
 		"#   pass, sampling on rank 0 (temperature %g, top-k %d); %d times after a warm-up\n"
 		"# pp: prompt tokens/s; tg: new tokens/s of all sequences, after their prompts; b: new tokens/s\n"
 		"#   of all sequences, prompts of %d included\n"
-		"# GB/s: matrices, keys and values that the steps must read, of rank 0, over the time\n"
+		"# bits: of each weight, that a step reads; GB/s: these, keys and values that the steps must read, of\n"
+		"#   rank 0, over the time\n"
 		"# sum: one sum over the ranks by itself, of a step's size, in this run; share: all of a step\n"
 		"# hash: of the ids made and the last step's logits, the same each time\n"
-		"%-18s %10s %9s %10s %9s %8s %9s %6s  %s\n", facts->ceiling * 1e-9,
+		"%-18s %10s %9s %10s %5s %9s %8s %9s %6s  %s\n", facts->ceiling * 1e-9,
 		facts->ceiling_bytes * 1e-9, facts->max_tokens, BENCH_TEMPERATURE, BENCH_TOP_K, facts->repeat,
-		BENCH_LENGTH, "test", "tokens/s", "±       ", "ms/step", "GB/s", "ceiling", "sum us", "share", "hash");
+		BENCH_LENGTH, "test", "tokens/s", "±       ", "ms/step", "bits", "GB/s", "ceiling", "sum us", "share", "hash");
 }
 
 static int print_row(const struct bench_row *row, const struct figures *f, struct error *err)
 {
-	return output_print(err, "%-18s %10.1f ±%7.1f %10.3f %9.1f %7.1f%% %9.2f %5.1f%%  %s\n",
+	return output_print(err, "%-18s %10.1f ±%7.1f %10.3f %5.2f %9.1f %7.1f%% %9.2f %5.1f%%  %s\n",
 			    row->test->name, row->result.tokens_per_s, row->result.deviation, f->step_ms,
-			    f->gb_per_s, f->share * 100, f->reduce_us, f->reduce_share * 100, f->hash);
+			    f->bits, f->gb_per_s, f->share * 100, f->reduce_us, f->reduce_share * 100, f->hash);
 }
 
 /* ---- CSV --------------------------------------------------------------------------------- */
@@ -103,10 +105,10 @@ static int print_csv(const struct bench_facts *facts, const struct bench_row *ro
 	const struct bench_test *test = row->test;
 	if (print_field(facts->shape, err))
 		return -1;
-	return output_print(err, ",%s,%s,%d,%s,%d,%d,%lld,%.3f,%.3f,%.6f,%.3f,%.3f,%.4f,%.3f,%d,%.4f,%s\n",
+	return output_print(err, ",%s,%s,%d,%s,%d,%d,%lld,%.3f,%.3f,%.6f,%.3f,%.3f,%.4f,%.4f,%.3f,%d,%.4f,%s\n",
 			    facts->dtype, facts->backend, facts->ranks, test->name, test->batch, test->depth,
 			    (long long)bench_test_tokens(test), row->result.tokens_per_s,
-			    row->result.deviation, f->step_ms, f->gb_per_s, f->ceiling_gb_per_s, f->share,
+			    row->result.deviation, f->step_ms, row->weight_share, f->gb_per_s, f->ceiling_gb_per_s, f->share,
 			    f->reduce_us, row->reduces, f->reduce_share, f->hash);
 }
 
@@ -115,11 +117,11 @@ static int print_csv(const struct bench_facts *facts, const struct bench_row *ro
 static json_t *row_json(const struct bench_row *row, const struct figures *f)
 {
 	const struct bench_test *test = row->test;
-	return json_pack("{s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:f, s:s}",
+	return json_pack("{s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:f, s:s}",
 			 "test", test->name, "batch", test->batch, "depth", test->depth,
 			 "tokens", (json_int_t)bench_test_tokens(test),
 			 "tokens_per_s", row->result.tokens_per_s, "deviation", row->result.deviation,
-			 "ms_per_step", f->step_ms, "gb_per_s", f->gb_per_s, "share", f->share,
+			 "ms_per_step", f->step_ms, "weight_share", row->weight_share, "gb_per_s", f->gb_per_s, "share", f->share,
 			 "reduce_us", f->reduce_us, "reduces_per_step", row->reduces,
 			 "reduce_share", f->reduce_share, "hash", f->hash);
 }
@@ -149,7 +151,7 @@ int bench_report_begin(struct bench_report *report, enum bench_format format,
 		return print_header(facts, err);
 	if (format == BENCH_CSV)
 		return output_print(err, "shape,dtype,backend,ranks,test,batch,depth,tokens,tokens_per_s,"
-					 "deviation,ms_per_step,gb_per_s,ceiling_gb_per_s,share,reduce_us,"
+					 "deviation,ms_per_step,weight_share,gb_per_s,ceiling_gb_per_s,share,reduce_us,"
 					 "reduces_per_step,reduce_share,hash\n");
 	report->rows = json_array();
 	return report->rows ? 0 : error_memory(err, "the benchmark's report");

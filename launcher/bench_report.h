@@ -27,6 +27,7 @@ struct bench_facts {
 	const char *versions; /* of libraries; empty: none that matter */
 	const struct bench_device *devices; /* [ranks] */
 	int ranks, repeat, max_tokens;
+	int weight_bits;     /* of dtype */
 	double ceiling, ceiling_bytes; /* bytes a second that rank 0 can read; how many it read */
 };
 
@@ -34,6 +35,7 @@ struct bench_facts {
 struct bench_row {
 	const struct bench_test *test;
 	struct bench_result result;
+	double weight_share; /* of its matrices' bytes, what a decode step reads; without one, a step of the prompt */
 	double bytes;	 /* that the timed part must read */
 	double reduce_s; /* one sum over the ranks, of the size that most steps have */
 	int reduces;	 /* sums of a step */

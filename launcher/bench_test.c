@@ -131,11 +131,12 @@ static double prefill_bytes(const struct bench_test *test, const struct backend_
 	return bytes;
 }
 
-double bench_test_bytes(const struct bench_test *test, const struct backend_shape *s, int32_t max_tokens)
+double bench_test_bytes(const struct bench_test *test, const struct backend_shape *s, int32_t max_tokens,
+			double share)
 {
 	double bytes = prefill_bytes(test, s, max_tokens);
 	int32_t context = test->depth + test->prompt;
 	for (int32_t i = 1; i <= test->steps; i++)
-		bytes += weight_bytes(s, true) + test->batch * cache_bytes(s, context + i, 1);
+		bytes += share * weight_bytes(s, true) + test->batch * cache_bytes(s, context + i, 1);
 	return bytes;
 }

@@ -43,9 +43,9 @@ int64_t bench_test_tokens(const struct bench_test *);
 int32_t bench_test_step_tokens(const struct bench_test *, int32_t max_tokens);
 
 /* Bytes that a rank of this shape must read in the timed steps, none of more than max_tokens: its
- * matrices (the head where a step has logits, the embedding never) once a step, and the keys and
- * values that the step's tokens see, those of a chunk's tokens once. As if prompts and decode had
+ * matrices (the head where a step has logits, the embedding never) once a step, in decode steps `share` of their bytes
+ * (see weight_share in kernels/backend.h), and the keys and values that the step's tokens see, those of a chunk's tokens once. As if prompts and decode had
  * steps of their own: where the prompts of b fill several, some of that is read at once. */
-double bench_test_bytes(const struct bench_test *, const struct backend_shape *, int32_t max_tokens);
+double bench_test_bytes(const struct bench_test *, const struct backend_shape *, int32_t max_tokens, double share);
 
 #endif

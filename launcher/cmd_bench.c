@@ -196,6 +196,7 @@ static int collect_facts(struct bench *bench, struct error *err)
 		.links = bench->links, .versions = bench->versions, .devices = bench->devices, .ranks = bench->group->size,
 		.repeat = options->given[OPTION_REPEAT] ? options->repeat : REPEAT,
 		.max_tokens = session->backend_options.max_tokens,
+		.weight_bits = 8 * (int)dtype_bytes(session->backend_options.shape.dtype),
 		.ceiling = seconds > 0 ? (double)bytes / seconds : 0, .ceiling_bytes = (double)bytes,
 	};
 	return 0;
@@ -211,7 +212,7 @@ static int lead(struct bench *bench, struct bench_row *row, struct error *err)
 	if (bench_run(&row->result, row->test, engine, &bench->session.config, bench->facts.repeat, err) ||
 	    engine_stop(engine, err))
 		bench->group->abort(bench->group, err);
-	row->bytes = bench_test_bytes(row->test, &options->shape, options->max_tokens);
+	row->bytes = bench_test_bytes(row->test, &options->shape, options->max_tokens, row->weight_share);
 	if (!row->result.same)
 		return error_run(err, "%s: the same call gave other ids or logits when it was repeated",
 				 row->test->name);
@@ -224,8 +225,11 @@ static int run_test(struct bench *bench, const struct bench_test *test, struct e
 	const struct backend_shape *shape = &bench->session.backend_options.shape;
 	int32_t tokens = bench_test_step_tokens(test, bench->session.backend_options.max_tokens);
 	size_t bytes = (size_t)tokens * (size_t)shape->hidden * dtype_bytes(shape->dtype);
-	struct bench_row row = {.test = test};
+	struct backend *backend = bench->session.backend;
+	struct bench_row row = {.test = test, .weight_share = 1};
 	int result = 0;
+	if (backend->ops->weight_share)
+		row.weight_share = backend->ops->weight_share(backend, test->steps ? test->batch : tokens);
 	if (probe(bench, PROBE_REDUCE, bytes, &row.reduce_s, err))
 		group->abort(group, err);
 	/* That of the embedding, and two in each layer. */

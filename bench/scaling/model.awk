@@ -8,7 +8,7 @@
 # `also` names is predicted, for the first machine of the file, though no rank count was run.
 #
 #   step   = weights + attention + sums + rest                        (the slowest rank's, seconds)
-#   weights   = max(weight bytes / ceiling, 2 x weights x batch / peak)
+#   weights   = max(weight_share x weight bytes / ceiling, 2 x weights x batch / peak)
 #   attention = batch x context x layers x 2 x KV heads x head size x bytes / ceiling
 #   sums      = (2 x layers + 1) x sum(batch x hidden x bytes)        (the one is the embedding)
 #   sum(n)    = inside + between, hierarchical: reduce-scatter in each node, all-reduce of each
@@ -24,6 +24,7 @@
 #
 # Constants: where each comes from.
 #   ceiling       the CSV: bytes a second that a rank reads, measured in the same run
+#   weight_share  the CSV: below 1 where weights are read packed; where it has no such row, the least of the test's
 #   peak          770 to 800 TFLOP/s, a bf16 product of 8192^3 on an H200, 778 to 798 on an H100 (SXM);
 #                 for other GPUs give it. cpu_peak for a CPU rank: no bound where it isn't given (an
 #                 AVX-512 core does about 100 GFLOP/s)
@@ -137,7 +138,7 @@ function cost(g, ranks, nodes,    shape, bytes, context, limit) {
 	if (window[shape])
 		context = least(context, window[shape])
 	shard(shape, ranks)
-	weights = bytes * shard_weights / ceiling[group_where[g]]
+	weights = bytes * ((g, ranks) in row_share ? row_share[g, ranks] : group_share[g]) * shard_weights / ceiling[group_where[g]]
 	limit = group_where[g] ~ /\tcuda$/ ? peak : cpu_peak
 	if (limit)
 		weights = most(weights, 2 * shard_weights * group_batch[g] / limit)
@@ -161,6 +162,7 @@ function add_group(where, shape, dtype, test,    g) {
 	group_steps[g] = after(test, "tg", 0)
 	group_batch[g] = after(test, "x", 1)
 	group_depth[g] = after(test, "@d", 128)
+	group_share[g] = 1
 	read_shape(shape)
 	return g
 }
@@ -197,6 +199,8 @@ NF != fields { next } # torn by an interruption
 	if (ranks < 1 || ranks > heads[group_shape[g]] || nodes < 1 || nodes > ranks ||
 	    tokens_per_s !~ /^[0-9.]+(e[-+]?[0-9]+)?$/ || tokens_per_s + 0 <= 0)
 		next
+	row_share[g, ranks] = column("weight_share", 1) + 0
+	group_share[g] = least(group_share[g], row_share[g, ranks])
 	if (column("ceiling_gb_per_s", 0) + 0 > 0) {
 		ceiling_sum[where] += column("ceiling_gb_per_s", 0)
 		ceiling_rows[where]++

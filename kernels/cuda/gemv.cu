@@ -259,7 +259,7 @@ enum { GEMV_SHARED_MAX = 96 << 10 };
 
 int gemv_prepare(struct cuda_backend *b, struct error *err)
 {
-	if (gemv_tensor_prepare(b, err) || gemv_parts_prepare(b, err))
+	if (gemv_tensor_prepare(b, err) || gemv_parts_prepare(b, err) || gemv_packed_prepare(b, err))
 		return -1;
 	return for_dtype(b->options.shape.dtype, [&](auto w) {
 		typedef decltype(w) W;
@@ -297,6 +297,8 @@ bool gemv_wide(const struct cuda_backend *b, int32_t tokens, int32_t columns)
 
 int gemv_launch(struct cuda_backend *b, const struct gemv *p, struct error *err)
 {
+	if (gemv_packed_serve(b, p))
+		return gemv_packed_launch(b, p, err);
 	if (!gemv_norms(b, p->tokens, p->columns))
 		return gemv_tensor_launch(b, p, err);
 	if (gemv_parts_serve(b, p))

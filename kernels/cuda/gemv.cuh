@@ -59,33 +59,35 @@ static inline struct gemv_rows gemv_rows_of(const struct gemv *p)
 	return m;
 }
 
-/* ---- the norm of the residual -------------------------------------------------------------------- */
+/* ---- the input ----------------------------------------------------------------------------------- */
 
 enum { INPUT_WARPS = 24 }; /* of a block, at most */
 
-/* Calls put(t, i, v) with elements 4i to 4i + 3 of every token's norm, zeros from p.tokens on. The block's
- * threads share the work, each with elements that are always its own. Between the sums of squares, which take a
- * barrier, and the norm, elements wait in keep(t, i), where KEEP; otherwise they are read again. `norm` is the
- * norm's weight, `scratch`, on 16 bytes, has T * INPUT_WARPS. turn: see peer_turn; RANKS: ABREAST of peer_residual, as
- * many as there are registers for; WARPS: of a block, at most, a multiple of 4.
+/* Elements 4i to 4i + 3 of a row of the residual, brought up to date where RECEIVE. RANKS: ABREAST of peer_residual, as many
+ * as there are registers for. */
+template <typename W, bool RECEIVE, int RANKS>
+__device__ __forceinline__ float4 gemv_residual(const struct gemv &p, uint32_t turn, int row, int i)
+{
+	const float4 *in = (const float4 *)((const float *)p.input + (size_t)row * p.columns) + i;
+	if constexpr (!RECEIVE)
+		return *in;
+	else
+		return 4 * i >= p.hidden ? make_float4(0, 0, 0, 0)
+		     : peer_residual<W, RANKS>(p.sum, turn, row, i, p.add ? in : NULL, p.sum_bias);
+}
+
+/* Calls each(t, i, x) with elements 4i to 4i + 3 of every token's residual; from p.tokens on with none. The block's threads
+ * share the work, each with elements that are always its own. Leaves sums of squares in `scratch`, which, on 16 bytes, has T *
+ * INPUT_WARPS: see gemv_norm_factor. turn: see peer_turn; WARPS: of a block, at most, a multiple of 4.
  *
  * Weights are under way meanwhile, and nothing here should wait for them. The compiler gives loads that are used at once
  * a scoreboard of their own as long as there is one, of six; what shares that of the weights waits for these too. */
-template <typename W, int T, bool RECEIVE, bool KEEP, int RANKS, int WARPS, typename K, typename P>
-__device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t turn, const float4 *norm,
-						float *scratch, K keep, P put)
+template <typename W, int T, bool RECEIVE, int RANKS, int WARPS, typename E>
+__device__ __forceinline__ void gemv_residual_input(const struct gemv &p, uint32_t turn, float *scratch, E each)
 {
 	constexpr int ABREAST = RECEIVE ? 1 : 2; /* loads of a thread on their way */
 	const int fours = p.columns / 4, count = (int)(blockDim.x * blockDim.y);
 	const int at = (int)(threadIdx.y * blockDim.x + threadIdx.x);
-	auto fetch = [&](int row, int i) {
-		const float4 *in = (const float4 *)((const float *)p.input + (size_t)row * p.columns) + i;
-		if constexpr (!RECEIVE)
-			return *in;
-		else
-			return 4 * i >= p.hidden ? make_float4(0, 0, 0, 0)
-			     : peer_residual<W, RANKS>(p.sum, turn, row, i, p.add ? in : NULL, p.sum_bias);
-	};
 	if (RECEIVE)
 		peer_time(p.sum, at, true);
 	for (int t = 0; t < T; t++) {
@@ -96,7 +98,7 @@ __device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t t
 #pragma unroll
 			for (int k = 0; k < ABREAST; k++)
 				if (first + k * count < fours)
-					x[k] = fetch(row, first + k * count);
+					x[k] = gemv_residual<W, RECEIVE, RANKS>(p, turn, row, first + k * count);
 #pragma unroll
 			for (int k = 0; k < ABREAST; k++) {
 				int i = first + k * count;
@@ -107,8 +109,7 @@ __device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t t
 				squares = fmaf(x[k].y, x[k].y, squares);
 				squares = fmaf(x[k].z, x[k].z, squares);
 				squares = fmaf(x[k].w, x[k].w, squares);
-				if (KEEP)
-					keep(t, i) = x[k];
+				each(t, i, x[k]);
 				if (RECEIVE && p.keep && blockIdx.x == 0)
 					((float4 *)p.keep)[(size_t)row * fours + i] = x[k];
 			}
@@ -129,23 +130,52 @@ __device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t t
 	}
 	if (RECEIVE)
 		peer_time(p.sum, at, false);
+}
+
+/* What a token's residual is to be multiplied with in its norm. */
+template <int WARPS>
+__device__ __forceinline__ float gemv_norm_factor(const struct gemv &p, const float *scratch, int t)
+{
+	float squares = 0;
+	/* By fours: single loads are so many that some would share a scoreboard with the weights. */
+#pragma unroll
+	for (int i = 0; i < WARPS / 4; i++) {
+		const float4 four = ((const float4 *)(scratch + t * INPUT_WARPS))[i];
+		squares += four.x;
+		squares += four.y;
+		squares += four.z;
+		squares += four.w;
+	}
+	return rsqrtf(squares / (float)p.hidden + p.epsilon);
+}
+
+/* After a barrier behind gemv_residual_input, where RECEIVE: all words have come to this block. */
+__device__ __forceinline__ void gemv_received(const struct gemv &p, uint32_t turn)
+{
+	const int count = (int)(blockDim.x * blockDim.y), at = (int)(threadIdx.y * blockDim.x + threadIdx.x);
+	peer_empty_before(p.sum, turn, at + (int)blockIdx.x * count, count * (int)gridDim.x);
+}
+
+/* Calls put(t, i, v) with elements 4i to 4i + 3 of every token's norm, zeros from p.tokens on. Between the sums of
+ * squares, which take a barrier, and the norm, elements wait in keep(t, i), where KEEP; otherwise they are read again.
+ * `norm` is the norm's weight; the rest is as in gemv_residual_input. */
+template <typename W, int T, bool RECEIVE, bool KEEP, int RANKS, int WARPS, typename K, typename P>
+__device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t turn, const float4 *norm,
+						float *scratch, K keep, P put)
+{
+	const int fours = p.columns / 4, count = (int)(blockDim.x * blockDim.y);
+	const int at = (int)(threadIdx.y * blockDim.x + threadIdx.x);
+	gemv_residual_input<W, T, RECEIVE, RANKS, WARPS>(p, turn, scratch, [&](int t, int i, float4 x) {
+		if (KEEP)
+			keep(t, i) = x;
+	});
 	copy_wait<0>(); /* of the norm's weight a thread reads nothing but its own copies */
 	__syncthreads();
-	if (RECEIVE) /* all words have come to this block */
-		peer_empty_before(p.sum, turn, at + (int)blockIdx.x * count, count * (int)gridDim.x);
+	if (RECEIVE)
+		gemv_received(p, turn);
 	for (int t = 0; t < T; t++) {
 		int row = t < p.tokens && p.gather ? p.gather[t] : t;
-		float squares = 0;
-		/* By fours: single loads are so many that some would share a scoreboard with the weights. */
-#pragma unroll
-		for (int i = 0; i < WARPS / 4; i++) {
-			const float4 four = ((const float4 *)(scratch + t * INPUT_WARPS))[i];
-			squares += four.x;
-			squares += four.y;
-			squares += four.z;
-			squares += four.w;
-		}
-		float scale = rsqrtf(squares / (float)p.hidden + p.epsilon);
+		const float scale = gemv_norm_factor<WARPS>(p, scratch, t);
 #pragma unroll 1
 		for (int i = at; i < fours; i += count) {
 			float4 x = make_float4(0, 0, 0, 0), w = norm[i];
@@ -153,10 +183,38 @@ __device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t t
 				if constexpr (KEEP)
 					x = keep(t, i);
 				else
-					x = fetch(row, i);
+					x = gemv_residual<W, RECEIVE, RANKS>(p, turn, row, i);
 			}
 			put(t, i, make_float4(x.x * scale * w.x, x.y * scale * w.y, x.z * scale * w.z, x.w * scale * w.w));
 		}
+	}
+}
+
+/* Calls put(t, i, v) with elements 4i to 4i + 3 of every token's float input, of which no norm is wanted. */
+template <int T, typename P> __device__ __forceinline__ void gemv_wide_input(const struct gemv &p, P put)
+{
+	constexpr int ABREAST = 2; /* loads of a thread on their way */
+	const int fours = p.columns / 4, count = (int)(blockDim.x * blockDim.y);
+	const int at = (int)(threadIdx.y * blockDim.x + threadIdx.x);
+	auto pass = [&](int t, int first) {
+		float4 x[ABREAST];
+#pragma unroll
+		for (int k = 0; k < ABREAST; k++)
+			if (first + k * count < fours)
+				x[k] = ((const float4 *)p.input)[(size_t)t * fours + first + k * count];
+#pragma unroll
+		for (int k = 0; k < ABREAST; k++)
+			if (first + k * count < fours)
+				put(t, first + k * count, x[k]);
+	};
+#pragma unroll
+	for (int t = 0; t < T; t++) {
+		/* The first two by themselves: in the loop they would be asked for only when the weights have come. */
+		pass(t, at);
+		pass(t, at + ABREAST * count);
+#pragma unroll 1
+		for (int first = at + 2 * ABREAST * count; first < fours; first += ABREAST * count)
+			pass(t, first);
 	}
 }
 

@@ -81,42 +81,6 @@ template <typename W> __device__ __forceinline__ void parts_put(uint4 *parts, in
 	}
 }
 
-template <typename W, int T, bool RECEIVE>
-__device__ __forceinline__ void parts_input(const struct gemv &p, uint32_t turn, const struct parts_room &room,
-					    uint4 *shared, float *scratch)
-{
-	const int fours = p.columns / 4, count = (int)(blockDim.x * blockDim.y);
-	const int at = (int)(threadIdx.y * blockDim.x + threadIdx.x);
-	auto put = [&](int t, int i, float4 v) { parts_put<W>(shared + t * PARTS * room.stride, room.stride, i, v); };
-
-	if (RECEIVE || p.norm) { /* what is received is a residual */
-		gemv_norm_input<W, T, RECEIVE, true, T == 1 ? 4 : 2, WARPS>(p, turn, (const float4 *)(shared + room.norm), scratch,
-			[&](int t, int i) -> float4 & { return ((float4 *)(shared + room.raw))[t * fours + i]; }, put);
-		return;
-	}
-	constexpr int ABREAST = 2; /* loads of a thread on their way */
-	auto pass = [&](int t, int first) {
-		float4 x[ABREAST];
-#pragma unroll
-		for (int k = 0; k < ABREAST; k++)
-			if (first + k * count < fours)
-				x[k] = ((const float4 *)p.input)[(size_t)t * fours + first + k * count];
-#pragma unroll
-		for (int k = 0; k < ABREAST; k++)
-			if (first + k * count < fours)
-				put(t, first + k * count, x[k]);
-	};
-#pragma unroll
-	for (int t = 0; t < T; t++) {
-		/* The first two by themselves: in the loop they would be asked for only when the weights have come. */
-		pass(t, at);
-		pass(t, at + ABREAST * count);
-#pragma unroll 1
-		for (int first = at + 2 * ABREAST * count; first < fours; first += ABREAST * count)
-			pass(t, first);
-	}
-}
-
 /* T: the tokens. RECEIVE: p.receive, in kernels of its own, for want of registers. */
 template <typename W, int T, bool RECEIVE>
 __global__ void __launch_bounds__(THREADS, 1)
@@ -188,7 +152,13 @@ parts_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ stru
 	copy_wait<1>(); /* for the number, not for the norm's weight */
 	wait_for_previous();
 	struct gemv_extra extra = gemv_extra_of(p, out_t, first_row, first_valid, turn_at);
-	parts_input<W, T, RECEIVE>(p, RECEIVE ? peer_turn_of(p.sum, first_turn[thread]) : 0, room, shared, scratch);
+	auto put = [&](int t, int i, float4 v) { parts_put<W>(shared + t * PARTS * room.stride, room.stride, i, v); };
+	if (RECEIVE || p.norm) /* what is received is a residual */
+		gemv_norm_input<W, T, RECEIVE, true, T == 1 ? 4 : 2, WARPS>(p, RECEIVE ? peer_turn_of(p.sum, first_turn[thread]) : 0,
+			(const float4 *)(shared + room.norm), scratch,
+			[&](int t, int i) -> float4 & { return ((float4 *)(shared + room.raw))[t * (p.columns / 4) + i]; }, put);
+	else
+		gemv_wide_input<T>(p, put);
 	__syncthreads();
 
 	/* The input's column lane/4: part lane/4 % 2 of quarter lane/8. */

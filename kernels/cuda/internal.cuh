@@ -133,6 +133,16 @@ struct cuda_opener {
 	struct error err;
 };
 
+/* A matrix as gemv_packed.cu packs it. */
+struct packed_matrix {
+	const uint4 *tiles;	/* [count][tile_pieces], or NULL where it is not packed */
+	int32_t count, units;	/* tiles, and units of each */
+	int32_t strays;		/* places for them in each row */
+	int32_t tile_pieces;
+};
+
+enum { PACKED_LAYER = 4 }; /* such matrices of a layer */
+
 struct reduce_plan;
 
 struct cuda_backend {
@@ -151,6 +161,8 @@ struct cuda_backend {
 	struct cublas_calls blas;
 	cublasHandle_t cublas;
 	unsigned char *weights, *cache, *workspace;
+	unsigned char *packed_bytes;	/* the weights' second form, for few tokens, or NULL: see gemv_packed.cu */
+	struct packed_matrix *packed;	/* [PACKED_LAYER * layers + 1], or NULL */
 	struct head_group *groups;   /* on the device, [kv_heads] */
 	float *frequencies;	     /* on the device, [head_dim/2] */
 	int32_t group_max;	     /* query heads of the largest group */
@@ -353,6 +365,16 @@ int gemv_launch(struct cuda_backend *, const struct gemv *, struct error *err);
 int gemv_parts_prepare(struct cuda_backend *, struct error *err);
 bool gemv_parts_serve(const struct cuda_backend *, const struct gemv *);
 int gemv_parts_launch(struct cuda_backend *, const struct gemv *, struct error *err);
+
+/* ---- gemv_packed.cu: the same for bfloat16 weights that were packed, input as the others have it ---- */
+int gemv_packed_prepare(struct cuda_backend *, struct error *err);
+/* Packs the weights, once they are loaded, where there is memory for it. */
+int gemv_packed_build(struct cuda_backend *, struct error *err);
+void gemv_packed_close(struct cuda_backend *);
+/* For weight_share. */
+double gemv_packed_share(struct backend *, int32_t tokens);
+bool gemv_packed_serve(const struct cuda_backend *, const struct gemv *);
+int gemv_packed_launch(struct cuda_backend *, const struct gemv *, struct error *err);
 
 /* ---- gemv_tensor.cu: the same on tensor cores, for what gemv.cu leaves to it: rows of W --------- */
 int gemv_tensor_prepare(struct cuda_backend *, struct error *err);

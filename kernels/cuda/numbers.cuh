@@ -14,6 +14,11 @@
 /* Elements in 16 bytes. */
 template <typename W> constexpr int PIECE = 16 / (int)sizeof(W);
 
+/* A number as a type, for functions that want it at compile time. */
+template <int N> struct integer {
+	static constexpr int value = N;
+};
+
 /* A kernel may start while the one before it still runs (programmatic dependent launch, from
  * sm_90 on). Until this returns it must touch nothing but weights. Every kernel calls it, so
  * that "the one before" always means all before. */

@@ -75,6 +75,18 @@ __device__ __forceinline__ void load_shared(uint32_t address, uint32_t (&v)[2])
 	asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v[0]), "=r"(v[1]) : "r"(address) : "memory");
 }
 
+__device__ __forceinline__ void store_shared(uint32_t address, float v)
+{
+	asm volatile("st.shared.f32 [%0], %1;" :: "r"(address), "f"(v) : "memory");
+}
+
+/* 8 bytes where `there`; otherwise v remains as it is. */
+__device__ __forceinline__ void load_shared_where(bool there, uint32_t address, uint32_t (&v)[2])
+{
+	asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.u32 p, %3, 0;\n\t@p ld.shared.v2.u32 {%0,%1}, [%2];\n\t}"
+		     : "+r"(v[0]), "+r"(v[1]) : "r"(address), "r"((uint32_t)there) : "memory");
+}
+
 /* Adds one to a counter in shared memory, and tells what it was. Who adds sees what those before it had written. */
 __device__ __forceinline__ int count_in(int *counter)
 {
@@ -84,8 +96,34 @@ __device__ __forceinline__ int count_in(int *counter)
 	return before;
 }
 
+/* An mbarrier in shared memory, whose phases end when so many threads have arrived. */
+__device__ __forceinline__ void phase_prepare(uint64_t *barrier, int threads)
+{
+	asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;"
+		     :: "r"(shared_address(barrier)), "r"(threads) : "memory");
+}
+
+/* What the thread has written before is seen by those who have waited. */
+__device__ __forceinline__ void phase_arrive(uint32_t barrier)
+{
+	asm volatile("{\n\t.reg .b64 state;\n\t"
+		     "mbarrier.arrive.shared::cta.b64 state, [%0];\n\t}"
+		     :: "r"(barrier) : "memory");
+}
+
+/* Whether a phase is over, of which there are even and odd ones. */
+__device__ __forceinline__ bool phase_over(const uint64_t *barrier, uint32_t parity)
+{
+	uint32_t over;
+	asm volatile("{\n\t.reg .pred p;\n\t"
+		     "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
+		     "selp.u32 %0, 1, 0, p;\n\t}"
+		     : "=r"(over) : "r"(shared_address(barrier)), "r"(parity) : "memory");
+	return over;
+}
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-/* Waits for the end of a phase of an mbarrier in shared memory, of which there are even and odd ones. */
+/* Waits for its end. */
 __device__ __forceinline__ void phase_await(const uint64_t *barrier, uint32_t parity)
 {
 	uint32_t over = 0;

@@ -5,7 +5,7 @@
 export OMP_WAIT_POLICY=passive
 limit=$((4 * limit))
 model=(--model configs/tiny-stories --backend cpu)
-columns=shape,dtype,backend,ranks,test,batch,depth,tokens,tokens_per_s,deviation,ms_per_step,gb_per_s,ceiling_gb_per_s,share,reduce_us,reduces_per_step,reduce_share,hash
+columns=shape,dtype,backend,ranks,test,batch,depth,tokens,tokens_per_s,deviation,ms_per_step,weight_share,gb_per_s,ceiling_gb_per_s,share,reduce_us,reduces_per_step,reduce_share,hash
 
 # field TEST NAME: that column of the test's row in $TEMP/csv.
 field() {
@@ -24,7 +24,7 @@ for ranks in 1 3; do
 	check "csv-columns (np $ranks)" [ "$(head -1 "$TEMP/csv")" = $columns ]
 	check "csv-rows (np $ranks)" [ "$(cut -d, -f1-8 "$TEMP/csv" | tail -n +2 | paste -sd' ')" = \
 		"tiny-stories,bf16,cpu,$ranks,pp40,1,0,40 tiny-stories,bf16,cpu,$ranks,tg6,1,128,6 tiny-stories,bf16,cpu,$ranks,tg4x3@d50,3,50,12 tiny-stories,bf16,cpu,$ranks,b2,2,0,256" ]
-	check "csv-fields (np $ranks)" [ "$(awk -F, '{ print NF }' "$TEMP/csv" | sort -u)" = 18 ]
+	check "csv-fields (np $ranks)" [ "$(awk -F, '{ print NF }' "$TEMP/csv" | sort -u)" = 19 ]
 	for test in ${tests//,/ }; do
 		speed=$(field $test tokens_per_s) step=$(field $test ms_per_step)
 		rate=$(field $test gb_per_s) ceiling=$(field $test ceiling_gb_per_s) share=$(field $test share)
@@ -37,9 +37,9 @@ for ranks in 1 3; do
 			check "sums-$test (np $ranks)" holds "$(field $test reduces_per_step) == 13 && $(field $test reduce_us) > 0"
 		fi
 	done
-	cut -d, -f5,18 "$TEMP/csv" > "$TEMP/hashes"
+	cut -d, -f5,19 "$TEMP/csv" > "$TEMP/hashes"
 	run $ranks bench "${model[@]}" --tests $tests --repeat 1 --csv --quiet
-	check "same-hashes (np $ranks)" [ "$(cut -d, -f5,18 "$TEMP/out" | cmp - "$TEMP/hashes" && echo same)" = same ]
+	check "same-hashes (np $ranks)" [ "$(cut -d, -f5,19 "$TEMP/out" | cmp - "$TEMP/hashes" && echo same)" = same ]
 done
 
 run 2 bench "${model[@]}" --tests tg6,pp40 --repeat 2 --json --quiet

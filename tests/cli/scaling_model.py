@@ -9,7 +9,7 @@ import sys
 import tempfile
 
 HEADER = ("machine,nodes,shape,dtype,backend,ranks,test,batch,depth,tokens,tokens_per_s,deviation,"
-          "ms_per_step,gb_per_s,ceiling_gb_per_s,share,reduce_us,reduces_per_step,reduce_share,hash")
+          "ms_per_step,gb_per_s,ceiling_gb_per_s,share,reduce_us,reduces_per_step,reduce_share,weight_share,hash")
 
 
 def split(total, block, ranks):
@@ -21,7 +21,7 @@ def split(total, block, ranks):
     return [min(b * block, total) - min(a * block, total) for a, b in zip(ends, ends[1:])]
 
 
-def parts(shape, ranks, nodes, batch, context, width, ceiling, latency):
+def parts(shape, ranks, nodes, batch, context, width, ceiling, latency, packed):
     """Seconds of weights, attention and sums of a decode step."""
     h, heads, kv = shape["hidden_size"], shape["num_attention_heads"], shape["num_key_value_heads"]
     layers, d = shape["num_hidden_layers"], shape["head_dim"]
@@ -37,7 +37,7 @@ def parts(shape, ranks, nodes, batch, context, width, ceiling, latency):
         most_kv = max(most_kv, used)
     if "sliding_window" in shape:
         context = min(context, shape["sliding_window"])
-    w = max(weights * width / ceiling, 2 * weights * batch / 790e12)
+    w = max(packed * weights * width / ceiling, 2 * weights * batch / 790e12)
     a = batch * context * layers * 2 * most_kv * d * width / ceiling
     n, local = batch * h * width, -(-ranks // nodes)
     s = 0
@@ -81,21 +81,25 @@ def one_case(folder, rng):
     def latency(local):
         return measured[2] + 0.12 * (local - 2) if measured else 4.14 + 0.12 * (local - 2)
 
+    measured_on = [r for r in (1, 2, 3) if r <= heads]
+    packed = {(test, r): rng.choice([1, 0.75, rng.uniform(0.5, 1)]) for test in tests for r in measured_on}
+
     def step(ranks, nodes, test):
-        return parts(shape, ranks, nodes, *tests[test], width, ceiling, latency)
+        share = packed.get((test, ranks), min(packed[test, r] for r in measured_on))
+        return parts(shape, ranks, nodes, *tests[test], width, ceiling, latency, share)
 
     lines = [HEADER]
     planted = {}
     for test, (batch, _) in tests.items():
-        for ranks in [r for r in (1, 2, 3) if r <= heads]:
+        for ranks in measured_on:
             # Exact where the constant is fitted; the model must be off by just this elsewhere.
             off = 1 if batch == 1 and ranks <= 2 else rng.uniform(0.8, 1.3)
             t = off * (sum(step(ranks, 1, test)) + shape["num_hidden_layers"] * rest)
             planted[test, ranks] = (t, off)
             us = f"{measured[2]:.6f}" if ranks == 2 and measured else ""
             lines.append(f"M,1,{path},{'f32' if width == 4 else 'bf16'},cuda,{ranks},{test},{batch},0,0,"
-                         f"{batch / t:.9g},0,0,0,{ceiling / 1e9:.9g},0,{us},,,0")
-    lines.insert(rng.randrange(2, len(lines)), lines[1][:-20].rsplit(",", 3)[0])  # a torn line
+                         f"{batch / t:.9g},0,0,0,{ceiling / 1e9:.9g},0,{us},,,{packed[test, ranks]:.9g},0")
+    lines.insert(rng.randrange(2, len(lines)), lines[1][:-30].rsplit(",", 3)[0])  # a torn line
     run, rows = model("\n".join(lines) + "\n", folder, per_node=per_node)
     if run.returncode:
         return run.stderr
@@ -146,9 +150,9 @@ def main():
         tell("scaling-model", next((w for w in whys if w), None))
         run, _ = model(HEADER + "\n", folder)
         tell("scaling-model-empty", None if run.returncode == 1 and "no rows" in run.stderr else run.stderr)
-        run, _ = model(HEADER + "\nM,1,none-such,bf16,cuda,1,tg8,1,0,8,5,0,0,0,9,0,,,,\n", folder)
+        run, _ = model(HEADER + "\nM,1,none-such,bf16,cuda,1,tg8,1,0,8,5,0,0,0,9,0,,,,,\n", folder)
         tell("scaling-model-shape", None if run.returncode == 1 and "none-such" in run.stderr else run.stderr)
-        run, rows = model(HEADER + "\nM,1,llama-2-7b,bf16,cuda,1,tg128,1,0,8,260,0,0,0,4320,0,,,,\n", folder,
+        run, rows = model(HEADER + "\nM,1,llama-2-7b,bf16,cuda,1,tg128,1,0,8,260,0,0,0,4320,0,,,,,\n", folder,
                           also="llama-2-70b:bf16:tg128")
         also = [int(r[7]) for r in rows if r[3] == "llama-2-70b"]
         tell("scaling-model-also", None if also == [1, 2, 4, 8, 16, 32, 64] else f"{also} {run.stderr}")

@@ -175,11 +175,19 @@ static inline void with_parts(bool with)
 	setenv("TPRUN_CUDA_PARTS", with ? "400" : "0", 1);
 }
 
-/* Cases without gemv_parts.cu. */
+/* Cases with bfloat16 weights as they are, which are packed otherwise. */
+static inline void unpacked(void (*cases)(void))
+{
+	setenv("TPRUN_CUDA_PACKED", "0", 1);
+	cases();
+	unsetenv("TPRUN_CUDA_PACKED");
+}
+
+/* The same without gemv_parts.cu. */
 static inline void without_parts(void (*cases)(void))
 {
 	with_parts(false);
-	cases();
+	unpacked(cases);
 	with_parts(true);
 }
 
