@@ -40,7 +40,7 @@ enum {
 	UNIT = 128,		/* columns */
 	STEPS = UNIT / 16,	/* of the tensor cores */
 	UNIT_PIECES = 3 * 32,
-	RING = 4,		/* units that a warp has under way */
+	RING = 4,		/* units that a warp has under way: what paid on H200s (bench/README.md) */
 	WIDE_TOKENS = 2,	/* at most, with float input */
 	WINDOW = 15,		/* exponents */
 	INPUT_BITS = 56,	/* by which input is scaled up */
@@ -257,7 +257,8 @@ template <int T> __device__ __forceinline__ float packed_get(const uint4 *input,
 	return (to_float(at[0]) + to_float(at[16])) * back;
 }
 
-/* All of the input, of p.tokens; where that is a norm, it still wants its factor, which results get. Past its end it is zero, up to a whole unit. */
+/* All of the input, of p.tokens; where that is a norm, without its factor, which the results get. Past its end it is
+ * zero, up to a whole unit. */
 template <int T, bool RECEIVE>
 __device__ __forceinline__ void packed_input(const struct gemv &p, uint32_t turn, const struct packed_room &room, int units,
 					     uint4 *shared, float *scratch)
@@ -333,6 +334,34 @@ __device__ __forceinline__ struct packed_item packed_item_of(const struct gemv &
 	return item;
 }
 
+/* Asks for the side of an item's tile, to be read by the same warp. */
+__device__ __forceinline__ void packed_ask_side(const struct packed_matrix &q, const struct packed_room &room, uint4 *shared,
+						const struct packed_item &item)
+{
+	const int side = side_pieces_of(q.strays);
+#pragma unroll 1
+	for (int i = (int)threadIdx.x % 32; i < side; i += 32)
+		copy_piece(shared + room.sides + item.place * side + i,
+			   q.tiles + (size_t)min(item.tile, q.count - 1) * q.tile_pieces + i, true);
+}
+
+/* Asks for what a lane's result wants besides its sums. turn: see gemv_turn_at. */
+__device__ __forceinline__ void packed_ask_extra(const struct gemv &p, const struct packed_item &item, struct gemv_extra *to,
+						 const float2 *turn)
+{
+	auto ask = [](float &value, const float *at, float otherwise) {
+		if (at)
+			copy_word(&value, at);
+		else
+			value = otherwise;
+	};
+	ask(to->bias, item.valid && p.bias ? p.bias + item.row : NULL, 0);
+	ask(to->old, item.valid && p.output == OUTPUT_ADD
+			? (const float *)p.target + (size_t)item.t * p.target_stride + item.row : NULL, 0);
+	ask(to->turn.x, turn ? &turn->x : NULL, 1);
+	ask(to->turn.y, turn ? &turn->y : NULL, 0);
+}
+
 /* Writes an item's results, once all warps have left their sums. */
 template <int T, bool RECEIVE>
 __device__ __forceinline__ void packed_write(const struct gemv &p, const struct packed_matrix &q, const struct packed_room &room,
@@ -398,7 +427,12 @@ packed_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ str
 	uint32_t from = ((uint32_t)first_tile * q.tile_pieces + side + warp * UNIT_PIECES + lane) * 16; /* bytes: registers are few */
 	const uint32_t next_tile = (teams * q.tile_pieces - (own - 1) * warps * UNIT_PIECES) * 16;
 	int to_load = turns, load_left = own; /* tiles, and units of the one that is begun */
-	auto tile_ends = [&](int k, int &units) { return OWN ? (k + 1) % (OWN ? OWN : 1) == 0 : --units == 0; };
+	auto tile_ends = [&](int k, int &units) {
+		if constexpr (OWN > 0)
+			return (k + 1) % OWN == 0;
+		else
+			return --units == 0;
+	};
 	auto load = [&](int k) {
 		if (to_load <= 0)
 			return;
@@ -433,35 +467,16 @@ packed_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ str
 			__syncwarp(); /* without it the compiler puts these loads behind what follows */
 		}
 	struct packed_item item = packed_item_of<T>(p, m, q, room, thread / 32);
-	auto side_ask = [&]() { /* of the item's tile */
-#pragma unroll 1
-		for (int i = lane; i < side; i += 32)
-			copy_piece(shared + room.sides + item.place * side + i,
-				   q.tiles + (size_t)min(item.tile, q.count - 1) * q.tile_pieces + i, true);
-	};
 	if (thread / 32 < items)
-		side_ask();
+		packed_ask_side(q, room, shared, item);
 	copy_commit();
 	/* What results want besides their sums; the first item's is worked out while the kernel ahead still runs. */
 	struct gemv_extra *const extras = (struct gemv_extra *)(shared + room.extras) + thread;
-	auto extra_ask = [&](const struct packed_item &item, struct gemv_extra *to, const float2 *turn) {
-		auto ask = [](float &value, const float *at, float otherwise) {
-			if (at)
-				copy_word(&value, at);
-			else
-				value = otherwise;
-		};
-		ask(to->bias, item.valid && p.bias ? p.bias + item.row : NULL, 0);
-		ask(to->old, item.valid && p.output == OUTPUT_ADD
-				? (const float *)p.target + (size_t)item.t * p.target_stride + item.row : NULL, 0);
-		ask(to->turn.x, turn ? &turn->x : NULL, 1);
-		ask(to->turn.y, turn ? &turn->y : NULL, 0);
-	};
 	const float2 *const turn_at = gemv_turn_at(p, item.t, item.row, item.valid);
 	copy_wait<1>(); /* for the number and the norm's weight */
 	wait_for_previous();
 	if (room.extras >= 0 && thread / 32 < items)
-		extra_ask(item, extras, turn_at);
+		packed_ask_extra(p, item, extras, turn_at);
 	copy_commit();
 	packed_input<T, RECEIVE>(p, RECEIVE ? peer_turn_of(p.sum, first_turn[thread]) : 0, room, q.units, shared, scratch);
 	__syncthreads();
@@ -472,8 +487,8 @@ packed_kernel(const __grid_constant__ struct gemv p, const __grid_constant__ str
 	for (int i = thread / 32 + WARPS, n = 1; i < items; i += WARPS, n++) {
 		item = packed_item_of<T>(p, m, q, room, i);
 		if (room.extras >= 0)
-			extra_ask(item, extras + n * THREADS, gemv_turn_at(p, item.t, item.row, item.valid));
-		side_ask();
+			packed_ask_extra(p, item, extras + n * THREADS, gemv_turn_at(p, item.t, item.row, item.valid));
+		packed_ask_side(q, room, shared, item);
 	}
 	copy_commit();
 
