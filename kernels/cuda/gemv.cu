@@ -1,6 +1,6 @@
 /*
  * gemv.cu - matrix times one or two vectors (float32: up to eight): where decoding spends its time.
- * More of them are gemv_tensor.cu's, and matrices of few bytes gemv_parts.cu's.
+ * More of them are gemv_tensor.cu's, matrices of few bytes gemv_parts.cu's, and bfloat16 as a rule gemv_packed.cu's.
  *
  * The weights are read once and from far away, so all that counts is having enough of them in
  * flight. A team of threads takes ROWS rows of the matrix at a time; its threads stand side by side
