@@ -63,29 +63,37 @@ static inline struct gemv_rows gemv_rows_of(const struct gemv *p)
 
 enum { INPUT_WARPS = 24 }; /* of a block, at most */
 
-/* Elements 4i to 4i + 3 of a row of the residual, brought up to date where RECEIVE. RANKS: ABREAST of peer_residual, as many
- * as there are registers for. */
-template <typename W, bool RECEIVE, int RANKS>
-__device__ __forceinline__ float4 gemv_residual(const struct gemv &p, uint32_t turn, int row, int i)
+/* Elements 4i to 4i + 3 of a row of the residual, brought up to date where RECEIVE, of FOURS i from `first` on that are `step`
+ * apart; past the row's end x stays. RANKS: ABREAST of peer_residual, as many as there are registers for. */
+template <typename W, bool RECEIVE, int RANKS, int FOURS>
+__device__ __forceinline__ void gemv_residual(const struct gemv &p, uint32_t turn, int row, int first, int step, float4 (&x)[FOURS])
 {
-	const float4 *in = (const float4 *)((const float *)p.input + (size_t)row * p.columns) + i;
-	if constexpr (!RECEIVE)
-		return *in;
-	else
-		return 4 * i >= p.hidden ? make_float4(0, 0, 0, 0)
-		     : peer_residual<W, RANKS>(p.sum, turn, row, i, p.add ? in : NULL, p.sum_bias);
+	const float4 *in = (const float4 *)((const float *)p.input + (size_t)row * p.columns);
+	if constexpr (RECEIVE) {
+		const int end = (p.hidden + 3) / 4;
+		if constexpr (FOURS > 1)
+			peer_residuals<W, RANKS>(p.sum, turn, row, first, step, end, p.add ? in : NULL, p.sum_bias, x);
+		else if (first < end)
+			x[0] = peer_residual<W, RANKS>(p.sum, turn, row, first, p.add ? in + first : NULL, p.sum_bias);
+	} else {
+#pragma unroll
+		for (int k = 0; k < FOURS; k++)
+			if (first + k * step < p.columns / 4)
+				x[k] = in[first + k * step];
+	}
 }
 
 /* Calls each(t, i, x) with elements 4i to 4i + 3 of every token's residual; from p.tokens on with none. The block's threads
  * share the work, each with elements that are always its own. Leaves sums of squares in `scratch`, which, on 16 bytes, has T *
- * INPUT_WARPS: see gemv_norm_factor. turn: see peer_turn; WARPS: of a block, at most, a multiple of 4.
+ * INPUT_WARPS: see gemv_norm_factor. turn: see peer_turn; WARPS: of a block, at most, a multiple of 4; FOURS: of what is
+ * received, on a thread's way at a time.
  *
  * Weights are under way meanwhile, and nothing here should wait for them. The compiler gives loads that are used at once
  * a scoreboard of their own as long as there is one, of six; what shares that of the weights waits for these too. */
-template <typename W, int T, bool RECEIVE, int RANKS, int WARPS, typename E>
+template <typename W, int T, bool RECEIVE, int RANKS, int FOURS, int WARPS, typename E>
 __device__ __forceinline__ void gemv_residual_input(const struct gemv &p, uint32_t turn, float *scratch, E each)
 {
-	constexpr int ABREAST = RECEIVE ? 1 : 2; /* loads of a thread on their way */
+	constexpr int ABREAST = RECEIVE ? FOURS : 2;
 	const int fours = p.columns / 4, count = (int)(blockDim.x * blockDim.y);
 	const int at = (int)(threadIdx.y * blockDim.x + threadIdx.x);
 	if (RECEIVE)
@@ -95,10 +103,7 @@ __device__ __forceinline__ void gemv_residual_input(const struct gemv &p, uint32
 		float squares = 0;
 		auto pass = [&](int first) {
 			float4 x[ABREAST] = {};
-#pragma unroll
-			for (int k = 0; k < ABREAST; k++)
-				if (first + k * count < fours)
-					x[k] = gemv_residual<W, RECEIVE, RANKS>(p, turn, row, first + k * count);
+			gemv_residual<W, RECEIVE, RANKS>(p, turn, row, first, count, x);
 #pragma unroll
 			for (int k = 0; k < ABREAST; k++) {
 				int i = first + k * count;
@@ -165,7 +170,7 @@ __device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t t
 {
 	const int fours = p.columns / 4, count = (int)(blockDim.x * blockDim.y);
 	const int at = (int)(threadIdx.y * blockDim.x + threadIdx.x);
-	gemv_residual_input<W, T, RECEIVE, RANKS, WARPS>(p, turn, scratch, [&](int t, int i, float4 x) {
+	gemv_residual_input<W, T, RECEIVE, RANKS, 1, WARPS>(p, turn, scratch, [&](int t, int i, float4 x) {
 		if (KEEP)
 			keep(t, i) = x;
 	});
@@ -178,14 +183,14 @@ __device__ __forceinline__ void gemv_norm_input(const struct gemv &p, uint32_t t
 		const float scale = gemv_norm_factor<WARPS>(p, scratch, t);
 #pragma unroll 1
 		for (int i = at; i < fours; i += count) {
-			float4 x = make_float4(0, 0, 0, 0), w = norm[i];
+			float4 x[1] = {}, w = norm[i];
 			if (t < p.tokens) {
 				if constexpr (KEEP)
-					x = keep(t, i);
+					x[0] = keep(t, i);
 				else
-					x = gemv_residual<W, RECEIVE, RANKS>(p, turn, row, i);
+					gemv_residual<W, RECEIVE, RANKS>(p, turn, row, i, 0, x);
 			}
-			put(t, i, make_float4(x.x * scale * w.x, x.y * scale * w.y, x.z * scale * w.z, x.w * scale * w.w));
+			put(t, i, make_float4(x[0].x * scale * w.x, x[0].y * scale * w.y, x[0].z * scale * w.z, x[0].w * scale * w.w));
 		}
 	}
 }

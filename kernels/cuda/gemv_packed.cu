@@ -272,7 +272,7 @@ __device__ __forceinline__ void packed_input(const struct gemv &p, uint32_t turn
 				put(t, i, make_float4(0, 0, 0, 0));
 		const float4 *norm = (const float4 *)(shared + room.norm); /* a thread reads nothing but its own copies */
 		if (RECEIVE || p.norm) /* what is received is a residual */
-			gemv_residual_input<W, T, RECEIVE, T == 1 ? 4 : 2, WARPS>(p, turn, scratch, [&](int t, int i, float4 x) {
+			gemv_residual_input<W, T, RECEIVE, T == 1 ? 4 : 2, 2, WARPS>(p, turn, scratch, [&](int t, int i, float4 x) {
 				const float4 w = norm[i];
 				put(t, i, make_float4(x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w));
 			});

@@ -146,6 +146,21 @@ __device__ __forceinline__ void peer_await(const struct peer_sum &s, const uint6
 	} while (!peer_came(v));
 }
 
+/* Adds the four values in a rank's words. */
+template <typename W, int N> __device__ __forceinline__ void peer_add(float4 &sum, const uint64_t (&v)[N])
+{
+	float y[4];
+#pragma unroll
+	for (int n = 0; n < N; n++) {
+		word_to_floats((uint32_t)v[n], y + 4 / N * n, W());
+		word_to_floats((uint32_t)(v[n] >> 32), y + 4 / N * n + 2 / N, W());
+	}
+	sum.x += y[0];
+	sum.y += y[1];
+	sum.z += y[2];
+	sum.w += y[3];
+}
+
 /* A token's residual brought up to date: values 4i to 4i + 3 of the sum over the ranks, in their order, and bias, added
  * to what `old` has. ABREAST ranks' words are on their way at a time. */
 template <typename W, int ABREAST>
@@ -172,17 +187,8 @@ __device__ __forceinline__ float4 peer_residual(const struct peer_sum &s, uint32
 		for (int k = 0; k < ABREAST; k++) {
 			if (first + k >= s.ranks)
 				break;
-			float y[4];
 			peer_await(s, from + k * step, v[k], first + k);
-#pragma unroll
-			for (int n = 0; n < N; n++) {
-				word_to_floats((uint32_t)v[k][n], y + 4 / N * n, W());
-				word_to_floats((uint32_t)(v[k][n] >> 32), y + 4 / N * n + 2 / N, W());
-			}
-			sum.x += y[0];
-			sum.y += y[1];
-			sum.z += y[2];
-			sum.w += y[3];
+			peer_add<W>(sum, v[k]);
 		}
 		first += ABREAST;
 		from += ABREAST * step;
@@ -193,6 +199,57 @@ __device__ __forceinline__ float4 peer_residual(const struct peer_sum &s, uint32
 	const float4 more = bias ? ((const float4 *)bias)[i] : make_float4(0, 0, 0, 0);
 	return make_float4(x.x + (sum.x + more.x), x.y + (sum.y + more.y), x.z + (sum.z + more.z),
 			   x.w + (sum.w + more.w));
+}
+
+/* The same of FOURS i at a time, from `first` on and `step` apart, as far as they are below `end`; the others' x stays. `old`
+ * is the row. */
+template <typename W, int ABREAST, int FOURS>
+__device__ __forceinline__ void peer_residuals(const struct peer_sum &s, uint32_t turn, int token, int first, int step, int end,
+					       const float4 *old, const float *bias, float4 (&x)[FOURS])
+{
+	constexpr int N = PEER_WORDS<W>;
+	const uint64_t *from = s.mailbox[s.rank] + peer_place<W>(s, turn, 0, token, first);
+	const int rank_step = s.tokens * s.row;
+	uint64_t v[FOURS][ABREAST][N];
+	float4 sum[FOURS] = {};
+	auto load = [&](int rank) {
+#pragma unroll
+		for (int f = 0; f < FOURS; f++)
+#pragma unroll
+			for (int k = 0; k < ABREAST; k++)
+				if (first + f * step < end && rank + k < s.ranks)
+					peer_load(from + f * step * N + k * rank_step, v[f][k]);
+	};
+
+	load(0);
+#pragma unroll
+	for (int f = 0; f < FOURS; f++)
+		if (old && first + f * step < end)
+			x[f] = old[first + f * step];
+	for (int rank = 0;;) {
+#pragma unroll
+		for (int f = 0; f < FOURS; f++)
+#pragma unroll
+			for (int k = 0; k < ABREAST; k++) {
+				if (first + f * step >= end || rank + k >= s.ranks)
+					break;
+				peer_await(s, from + f * step * N + k * rank_step, v[f][k], rank + k);
+				peer_add<W>(sum[f], v[f][k]);
+			}
+		rank += ABREAST;
+		from += ABREAST * rank_step;
+		if (rank >= s.ranks)
+			break;
+		load(rank);
+	}
+#pragma unroll
+	for (int f = 0; f < FOURS; f++) {
+		if (first + f * step >= end)
+			break;
+		const float4 more = bias ? ((const float4 *)bias)[first + f * step] : make_float4(0, 0, 0, 0);
+		x[f] = make_float4(x[f].x + (sum[f].x + more.x), x[f].y + (sum[f].y + more.y), x[f].z + (sum[f].z + more.z),
+				   x[f].w + (sum[f].w + more.w));
+	}
 }
 
 #endif
