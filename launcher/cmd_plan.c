@@ -151,6 +151,9 @@ static int print_table(const struct report *report, struct error *err)
 		if (output_print(err, "\n"))
 			return -1;
 	}
+	if (plan->cuda && plan->dtype == DTYPE_BF16)
+		return output_print(err, "\nwhere there is room, weights are kept once more, packed: up to three quarters of "
+					 "theirs besides\n");
 	return 0;
 }
 

@@ -19,6 +19,8 @@ llama=(--shape configs/shapes/llama-2-7b.json --backend cuda)
 in_time fits "${llama[@]}" --ranks 2 --memory 80GiB --context 4096
 good plan-fits
 check plan-fits-silent [ ! -s "$TEMP/err" ]
+run 1 plan "${llama[@]}" --dtype bf16
+says plan-packed "kept once more, packed" out
 
 # Too long a context: the one that is named fits, and one block more does not.
 in_time context "${llama[@]}" --ranks 2 --memory 8GiB --context 4096
