@@ -189,7 +189,7 @@ static int backend_load_end(struct backend *base, struct error *err)
 	struct cuda_backend *b = cuda_of(base);
 	const struct group *g = b->options.group;
 	int results[] = {weights_end(b, err), opener_join(&b->connection, err), opener_join(&b->libraries, err)};
-	int result = results[0] || results[1] || results[2] || gemv_packed_build(b, err) ? -1 : 0;
+	int result = results[0] || results[1] || results[2] || packed_build(b, err) ? -1 : 0;
 	if (g && g->size > 1)
 		result = g->agree(g, result, err);
 	return result || reduce_end(b, err) ? -1 : 0;
@@ -214,7 +214,7 @@ static void backend_close(struct backend *base)
 	void *pinned[] = {b->step_host, b->request_host, b->result_host, b->results_ready, b->sum_time};
 	for (size_t i = 0; i < sizeof pinned / sizeof *pinned; i++)
 		cudaFreeHost(pinned[i]);
-	gemv_packed_close(b);
+	packed_close(b);
 	cudaFree(b->weights);
 	cudaFree(b->cache);
 	cudaFree(b->workspace);
@@ -330,7 +330,7 @@ static const struct backend_ops cuda_ops = {
 	step_begin, block_embed, block_qkv, block_attend, block_project_attention, block_gate_up,
 	block_project_mlp, block_logits, step_end,
 	candidates_run, backend_logit_row, backend_peek, backend_poke, probe_run,
-	gemv_packed_share, backend_abort, reduce_seconds,
+	packed_share, backend_abort, reduce_seconds,
 };
 
 static int check_options(const struct backend_options *o, struct error *err)

@@ -141,8 +141,7 @@ int block_qkv(struct backend *base, int32_t layer, struct error *err)
 	struct gemv g;
 	if (normed_gemv(b, &g, weights, l->qkv_rows, norm, err))
 		return -1;
-	if (s->query_key_norm || s->head_dim % 4) {
-		/* A head's norm needs the whole head: it waits for the product. */
+	if (!gemv_takes_rope(s)) {
 		g.output = OUTPUT_FLOAT;
 		g.target = at<void>(b, l->scratch);
 		g.target_stride = l->qkv_stride;

@@ -133,7 +133,7 @@ struct cuda_opener {
 	struct error err;
 };
 
-/* A matrix as gemv_packed.cu packs it. */
+/* A matrix as packed.cu packs it. */
 struct packed_matrix {
 	const uint4 *tiles;	/* [count][tile_pieces], or NULL where it is not packed */
 	int32_t count, units;	/* tiles, and units of each */
@@ -161,7 +161,7 @@ struct cuda_backend {
 	struct cublas_calls blas;
 	cublasHandle_t cublas;
 	unsigned char *weights, *cache, *workspace;
-	unsigned char *packed_bytes;	/* the weights' second form, for few tokens, or NULL: see gemv_packed.cu */
+	unsigned char *packed_bytes;	/* the weights' second form, for few tokens, or NULL: see packed.cuh */
 	struct packed_matrix *packed;	/* [PACKED_LAYER * layers + 1], or NULL */
 	struct head_group *groups;   /* on the device, [kv_heads] */
 	float *frequencies;	     /* on the device, [head_dim/2] */
@@ -350,6 +350,12 @@ struct gemv {
 	void *keys, *values;
 };
 
+/* Whether OUTPUT_ROPE is what the query, key and value product takes: a norm of whole heads has to wait for all of them. */
+static inline bool gemv_takes_rope(const struct backend_shape *s)
+{
+	return !s->query_key_norm && s->head_dim % 4 == 0;
+}
+
 /* Once, at open: lets the kernels take the shared memory they may need. */
 int gemv_prepare(struct cuda_backend *, struct error *err);
 /* Whether the kernels take inputs of this size. */
@@ -366,13 +372,17 @@ int gemv_parts_prepare(struct cuda_backend *, struct error *err);
 bool gemv_parts_serve(const struct cuda_backend *, const struct gemv *);
 int gemv_parts_launch(struct cuda_backend *, const struct gemv *, struct error *err);
 
-/* ---- gemv_packed.cu: the same for bfloat16 weights that were packed, input as the others have it ---- */
-int gemv_packed_prepare(struct cuda_backend *, struct error *err);
+/* ---- packed.cu ------------------------------------------------------------------------------- */
 /* Packs the weights, once they are loaded, where there is memory for it. */
-int gemv_packed_build(struct cuda_backend *, struct error *err);
-void gemv_packed_close(struct cuda_backend *);
+int packed_build(struct cuda_backend *, struct error *err);
+void packed_close(struct cuda_backend *);
+/* How a matrix is packed, or NULL where it is not. */
+const struct packed_matrix *packed_find(const struct cuda_backend *, const void *weights);
 /* For weight_share. */
-double gemv_packed_share(struct backend *, int32_t tokens);
+double packed_share(struct backend *, int32_t tokens);
+
+/* ---- gemv_packed.cu: the same for weights that are packed, input as the others have it ---------- */
+int gemv_packed_prepare(struct cuda_backend *, struct error *err);
 bool gemv_packed_serve(const struct cuda_backend *, const struct gemv *);
 int gemv_packed_launch(struct cuda_backend *, const struct gemv *, struct error *err);
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What needs GPUs: every block of the CUDA backend against the CPU backend, whole steps, and sums over the ranks
-# one way and another, on 1 to 4 ranks, the golden models, what a user meets, and faults. Where there are
+# What needs GPUs: every block of the CUDA backend against the CPU backend, packed weights, whole steps, and sums over
+# the ranks one way and another, on 1 to 4 ranks, the golden models, what a user meets, and faults. Where there are
 # fewer GPUs than ranks, ranks share them and add through host memory; that is told, because it is another
 # path than between GPUs. The CPU backend is the judge and wants its cores: ranks are not bound.
 # TEST_TIMES=1 tells what each case of theirs takes.
@@ -17,7 +17,7 @@ fi
 commands=()
 for ranks in 1 2 3 4; do
 	[ "$ranks" -gt "$gpus" ] && echo "$ranks ranks share $gpus GPUs"
-	for name in backend steps reduce; do
+	for name in backend packed steps reduce; do
 		commands+=(-- mpirun --oversubscribe --bind-to none -np "$ranks" "$TESTS/test_cuda_$name")
 	done
 done
