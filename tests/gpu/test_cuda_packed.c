@@ -12,7 +12,7 @@ static uint16_t weight_of(int64_t exponent)
 }
 
 /* Rows such as packing has cases for, none with more than 8 weights that lie out of 15 exponents; but in a `crowded` matrix
- * row 0 has 65 of them. */
+ * row 0 has 70 of them. */
 static uint16_t *wild_weights(int rows, int columns, bool crowded)
 {
 	uint16_t *out = reference_alloc((size_t)rows * (size_t)columns, sizeof *out);
@@ -26,8 +26,8 @@ static uint16_t *wild_weights(int rows, int columns, bool crowded)
 				 : kind == 4 ? weight_of(test_int(0, 14))	      /* and both among small ones */
 				 : kind == 5 && test_int(0, 1) ? 0
 							       : weight_of(first + test_int(0, 14));
-		const int strays = r ? (int)test_int(0, 8) : crowded ? 65 : 8;
-		for (int n = 0, step = columns / 65; kind == 1 && n < strays; n++)
+		const int strays = r ? (int)test_int(0, 8) : crowded ? 70 : 8;
+		for (int n = 0, step = columns / 70; kind == 1 && n < strays; n++)
 			row[n * step + test_int(0, step - 1)] =
 				weight_of(first > 90 ? test_int(0, first - 1) : test_int(first + 15, 200));
 	}
