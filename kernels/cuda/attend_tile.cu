@@ -130,7 +130,7 @@ __device__ __forceinline__ void tile_scores(float (&score)[KEYS / 8][4], const u
 					    const struct tile_memory<W, D, true> &keys, int, int)
 {
 #if HAVE_WGMMA
-	const uint64_t first = describe(&keys, 16, 1024);
+	const uint64_t first = describe(shared_address(&keys), 16, 1024);
 	clear(score);
 	wide_begin();
 #pragma unroll
@@ -145,7 +145,7 @@ __device__ __forceinline__ void tile_values(float (&out)[D / 8][4], const uint32
 					    const struct tile_memory<W, D, true> &values, int, int)
 {
 #if HAVE_WGMMA
-	const uint64_t first = describe(&values, (int)sizeof values.data[0], 1024);
+	const uint64_t first = describe(shared_address(&values), (int)sizeof values.data[0], 1024);
 	wide_begin();
 #pragma unroll
 	for (int k = 0; k < KEYS / 16; k++)

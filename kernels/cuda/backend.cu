@@ -147,7 +147,7 @@ static int open_memory(struct cuda_backend *b, struct error *err)
 /* What computing needs but loading does not. */
 static int open_libraries(struct cuda_backend *b, struct error *err)
 {
-	return open_cublas(b, err) || gemv_prepare(b, err) || attend_prepare(b, err) ||
+	return open_cublas(b, err) || gemv_prepare(b, err) || gemm_prepare(b, err) || attend_prepare(b, err) ||
 	       attend_tile_prepare(b, err) || attend_stream_prepare(b, err) ? -1 : 0;
 }
 

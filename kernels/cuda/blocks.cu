@@ -1,7 +1,7 @@
 /*
- * blocks.cu - the transformer's blocks, each in two forms: a few tokens through the kernels of
- * gemv.cu, which take the activation, rope or residual after a product along, and for very few
- * tokens the norm before it; many tokens through cuBLAS with small kernels between.
+ * blocks.cu - the transformer's blocks: a few tokens through the kernels of gemv.cu, which take the activation, rope or
+ * residual after a product along, and for very few tokens the norm before it; many through those of gemm.cu, which take
+ * activation and rope along, and cuBLAS, with small kernels between.
  */
 #include "kernels/cuda/blocks.cuh"
 #include "kernels/cuda/internal.cuh"
@@ -15,21 +15,33 @@ const void *blocks_probe(void)
 	return (const void *)probe_kernel;
 }
 
-/* out[token][row] = (add ? out : 0) + weights[row]·input[token], through cuBLAS. It thinks in
- * columns: its matrices are ours transposed. Rows are `columns` long in weights and input. */
-static int product(struct cuda_backend *b, const void *weights, int rows, int columns, const void *input,
-		   int tokens, void *out, bool out_float, int out_stride, bool add, struct error *err)
+/* Whether kernels of ours take a product, with all that its output asks for. */
+static bool ours(const struct cuda_backend *b, const struct gemv *g)
+{
+	return gemv_fits(b, g->tokens, g->columns) || gemm_serve(b, g);
+}
+
+static int ours_launch(struct cuda_backend *b, const struct gemv *g, struct error *err)
+{
+	return gemv_fits(b, g->tokens, g->columns) ? gemv_launch(b, g, err) : gemm_launch(b, g, err);
+}
+
+/* A product whose output is no more than a sum, OUTPUT_ADD, _DTYPE or _FLOAT without bias: of too many tokens for gemv.cu
+ * through cuBLAS, which thinks in columns: its matrices are ours transposed. */
+static int product(struct cuda_backend *b, const struct gemv *g, struct error *err)
 {
 	static const cudaDataType_t types[] = {CUDA_R_32F, CUDA_R_16F, CUDA_R_16BF};
 	cudaDataType_t type = types[b->options.shape.dtype];
-	const float one = 1, beta = add ? 1 : 0;
+	const float one = 1, beta = g->output == OUTPUT_ADD ? 1 : 0;
 
+	if (gemv_fits(b, g->tokens, g->columns))
+		return gemv_launch(b, g, err);
 	/* Kernels of ours may follow early: what cuBLAS launches has itself waited for all before. */
 	return cublas_ok(b, err,
-			 b->blas.gemm_ex(b->cublas, CUBLAS_OP_T, CUBLAS_OP_N, rows, tokens, columns, &one,
-					 weights, type, columns, input, type, columns, &beta, out,
-					 out_float ? CUDA_R_32F : type, out_stride, CUBLAS_COMPUTE_32F,
-					 CUBLAS_GEMM_DEFAULT),
+			 b->blas.gemm_ex(b->cublas, CUBLAS_OP_T, CUBLAS_OP_N, g->rows, g->tokens, g->columns, &one,
+					 g->weights, type, g->columns, g->input, type, g->columns, &beta, g->target,
+					 g->output == OUTPUT_DTYPE ? type : CUDA_R_32F, g->target_stride,
+					 CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
 			 "cublasGemmEx") ? 0 : -1;
 }
 
@@ -71,7 +83,7 @@ static void take_norm(struct cuda_backend *b, struct gemv *g, const float *norm)
 	g->sum = r->sum;
 }
 
-/* A gemv over the RMSNorm of the residual. Where it takes that along, and with it a sum over the ranks
+/* A product of the RMSNorm of the residual. Where it takes that along, and with it a sum over the ranks
  * that the residual owes, the residual moves to the other of two places, because some blocks read the
  * old one while one writes the new. */
 static int normed_gemv(struct cuda_backend *b, struct gemv *g, const void *weights, int rows, const float *norm,
@@ -131,22 +143,9 @@ int block_qkv(struct backend *base, int32_t layer, struct error *err)
 	void *weights = layer_at<void>(b, layer, l->qkv);
 
 	b->blocks_called++;
-	if (!gemv_fits(b, b->step.tokens, l->hidden_stride)) {
-		if (norm_tokens(b, norm, err) ||
-		    product(b, weights, l->qkv_rows, l->hidden_stride, at<void>(b, l->normed),
-			    b->step.tokens, at<void>(b, l->scratch), false, l->qkv_stride, false, err))
-			return -1;
-		return rope_launch(b, layer, false, err);
-	}
 	struct gemv g;
 	if (normed_gemv(b, &g, weights, l->qkv_rows, norm, err))
 		return -1;
-	if (!gemv_takes_rope(s)) {
-		g.output = OUTPUT_FLOAT;
-		g.target = at<void>(b, l->scratch);
-		g.target_stride = l->qkv_stride;
-		return gemv_launch(b, &g, err) || rope_launch(b, layer, true, err) ? -1 : 0;
-	}
 	g.output = OUTPUT_ROPE;
 	g.target = at<void>(b, l->query);
 	g.bias = b->has_qkv_bias ? layer_at<float>(b, layer, l->qkv_bias) : NULL;
@@ -158,7 +157,14 @@ int block_qkv(struct backend *base, int32_t layer, struct error *err)
 	g.slots = b->step.slots;
 	g.keys = cache_keys(b, layer);
 	g.values = cache_values(b, layer);
-	return gemv_launch(b, &g, err);
+	if (gemv_takes_rope(s) && ours(b, &g))
+		return ours_launch(b, &g, err);
+	const bool few = gemv_fits(b, g.tokens, g.columns);
+	g.output = few ? OUTPUT_FLOAT : OUTPUT_DTYPE;
+	g.target = at<void>(b, l->scratch);
+	g.target_stride = l->qkv_stride;
+	g.bias = NULL;
+	return product(b, &g, err) || rope_launch(b, layer, few, err) ? -1 : 0;
 }
 
 int block_attend(struct backend *base, int32_t layer, struct error *err)
@@ -181,18 +187,21 @@ static int project_to_peers(struct cuda_backend *b, const void *weights, struct 
 		return -1;
 	if (columns == 0)
 		return peers_push(b, NULL, err);
-	if (!gemv_fits(b, tokens, columns))
-		return product(b, weights, hidden, columns, input.data, tokens, partial, true, stride, false,
-			       err) || peers_push(b, partial, err) ? -1 : 0;
 	struct gemv g = {};
 	g.weights = weights;
 	g.rows = hidden;
 	g.columns = columns;
 	g.tokens = tokens;
 	g.input = input.data;
-	g.output = OUTPUT_PEERS;
-	g.sum = b->residual.sum;
-	return gemv_launch(b, &g, err);
+	if (gemv_fits(b, tokens, columns)) {
+		g.output = OUTPUT_PEERS;
+		g.sum = b->residual.sum;
+		return gemv_launch(b, &g, err);
+	}
+	g.output = OUTPUT_FLOAT;
+	g.target = partial;
+	g.target_stride = stride;
+	return product(b, &g, err) || peers_push(b, partial, err) ? -1 : 0;
 }
 
 /* residual += all-reduce(weights · input) + bias, and the next block's norm of it. columns: 0 where
@@ -209,7 +218,7 @@ static int project(struct cuda_backend *b, const void *weights, struct cuda_rows
 	if (columns == 0) {
 		if (!alone && zero_launch(b, out, (size_t)tokens * (size_t)stride * (is_float ? 4 : 2), err))
 			return -1;
-	} else if (gemv_fits(b, tokens, columns)) {
+	} else {
 		struct gemv g = {};
 		g.weights = weights;
 		g.rows = hidden;
@@ -219,15 +228,14 @@ static int project(struct cuda_backend *b, const void *weights, struct cuda_rows
 		g.output = alone ? OUTPUT_ADD : is_float ? OUTPUT_FLOAT : OUTPUT_DTYPE;
 		g.target = out;
 		g.target_stride = stride;
-		g.bias = alone ? bias : NULL;
 		g.publish = !alone;
-		if (gemv_launch(b, &g, err))
+		published = gemv_fits(b, tokens, columns);
+		if (alone && published) {
+			g.bias = bias;
+			bias = NULL;
+		}
+		if (product(b, &g, err))
 			return -1;
-		bias = alone ? NULL : bias;
-	} else {
-		if (product(b, weights, hidden, columns, input.data, tokens, out, is_float, stride, alone, err))
-			return -1;
-		published = false;
 	}
 	if (alone)
 		return bias ? residual_launch(b, NULL, true, true, bias, norm, err) : 0;
@@ -260,13 +268,6 @@ int block_gate_up(struct backend *base, int32_t layer, struct error *err)
 	b->blocks_called++;
 	if (!rows)
 		return 0;
-	if (!gemv_fits(b, b->step.tokens, l->hidden_stride)) {
-		if (norm_tokens(b, norm, err) ||
-		    product(b, weights, rows, l->hidden_stride, at<void>(b, l->normed), b->step.tokens,
-			    at<void>(b, l->scratch), false, l->gate_up_stride, false, err))
-			return -1;
-		return silu_launch(b, layer, err);
-	}
 	struct gemv g;
 	if (normed_gemv(b, &g, weights, rows, norm, err))
 		return -1;
@@ -275,7 +276,14 @@ int block_gate_up(struct backend *base, int32_t layer, struct error *err)
 	g.target_wide = b->step.activation.wide;
 	g.target_stride = l->activation_stride;
 	g.bias = b->has_gate_up_bias ? layer_at<float>(b, layer, l->gate_up_bias) : NULL;
-	return gemv_launch(b, &g, err);
+	if (ours(b, &g))
+		return ours_launch(b, &g, err);
+	g.output = OUTPUT_DTYPE;
+	g.target = at<void>(b, l->scratch);
+	g.target_wide = false;
+	g.target_stride = l->gate_up_stride;
+	g.bias = NULL;
+	return product(b, &g, err) || silu_launch(b, layer, err) ? -1 : 0;
 }
 
 int block_project_mlp(struct backend *base, int32_t layer, struct error *err)
@@ -303,9 +311,6 @@ int block_logits(struct backend *base, struct error *err)
 	bool norms = gemv_norms(b, rows, l->hidden_stride);
 	if (!norms && (peers_settle(b, err) || norm_launch(b, rows, b->step.logit_tokens, norm, err)))
 		return -1;
-	if (!gemv_fits(b, rows, l->hidden_stride))
-		return product(b, weights, s->vocab, l->hidden_stride, at<void>(b, l->normed), rows,
-			       at<void>(b, l->logits), true, l->logit_stride, false, err);
 	struct gemv g = {};
 	g.weights = weights;
 	g.rows = s->vocab;
@@ -319,5 +324,5 @@ int block_logits(struct backend *base, struct error *err)
 	g.output = OUTPUT_FLOAT;
 	g.target = at<void>(b, l->logits);
 	g.target_stride = l->logit_stride;
-	return gemv_launch(b, &g, err);
+	return product(b, &g, err);
 }

@@ -160,6 +160,8 @@ struct cuda_backend {
 	cudaStream_t stream;
 	struct cublas_calls blas;
 	cublasHandle_t cublas;
+	struct driver_calls driver;
+	double gemm_share;	/* the least that gemm.cu serves; more than 1 for never */
 	unsigned char *weights, *cache, *workspace;
 	unsigned char *packed_bytes;	/* the weights' second form, for few tokens, or NULL: see packed.cuh */
 	struct packed_matrix *packed;	/* [PACKED_LAYER * layers + 1], or NULL */
@@ -390,6 +392,12 @@ int gemv_packed_launch(struct cuda_backend *, const struct gemv *, struct error 
 int gemv_tensor_prepare(struct cuda_backend *, struct error *err);
 bool gemv_tensor_fits(const struct cuda_backend *, int32_t tokens, int32_t columns);
 int gemv_tensor_launch(struct cuda_backend *, const struct gemv *, struct error *err);
+
+/* ---- gemm.cu: the same for many rows of W, on Hopper: OUTPUT_GATE_UP and _ROPE, without a norm ---- */
+int gemm_prepare(struct cuda_backend *, struct error *err);
+/* Whether its kernels take such a product, and keep most of the multiprocessors busy with it. */
+bool gemm_serve(const struct cuda_backend *, const struct gemv *);
+int gemm_launch(struct cuda_backend *, const struct gemv *, struct error *err);
 
 /* ---- peers.cu: sums of few tokens through the ranks' own memory ------------------------------ */
 /* Opens the mailboxes of all ranks and tries them out. Where any rank fails, none uses them, and

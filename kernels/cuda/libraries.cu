@@ -1,5 +1,5 @@
 /*
- * libraries.cu - opening cuBLAS and NCCL, and looking their functions up.
+ * libraries.cu - opening cuBLAS, NCCL and the driver's library, and looking their functions up.
  *
  * They are found where the loader looks: LD_LIBRARY_PATH, the folders that the program was
  * built with (its run path holds for libraries it opens itself), the system's own.
@@ -54,6 +54,12 @@ int cublas_load(struct cublas_calls *out, struct error *err)
 	if (library_load(CUBLAS_LT_LIBRARY, NULL, 0, err))
 		return -1;
 	return library_load(CUBLAS_LIBRARY, symbols, sizeof symbols / sizeof *symbols, err);
+}
+
+int driver_load(struct driver_calls *out, struct error *err)
+{
+	const struct symbol symbols[] = {{&out->tensor_map_encode, "cuTensorMapEncodeTiled"}};
+	return library_load("libcuda.so.1", symbols, sizeof symbols / sizeof *symbols, err);
 }
 
 #ifdef TPRUN_NCCL

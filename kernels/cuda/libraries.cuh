@@ -1,5 +1,5 @@
 /*
- * libraries.cuh - cuBLAS and NCCL, opened by the backend and not by the program's loader.
+ * libraries.cuh - cuBLAS, NCCL and the driver's own functions, opened by the backend and not by the program's loader.
  *
  * Together they are a gigabyte of code, whose mapping alone takes longer than `tprun --help`
  * may; and a build with CUDA is to start on machines without. Their headers give the types. The
@@ -9,6 +9,7 @@
 #define TPRUN_CUDA_LIBRARIES_CUH
 
 #include <cublas_v2.h>
+#include <cuda.h>
 #include <cuda_runtime.h>
 #ifdef TPRUN_NCCL
 #include <nccl.h>
@@ -33,6 +34,13 @@ struct cublas_calls {
 
 /* Fails with an error that names the library where it cannot be found or is too old. */
 int cublas_load(struct cublas_calls *out, struct error *err);
+
+/* What the CUDA runtime has no form of. */
+struct driver_calls {
+	decltype(&cuTensorMapEncodeTiled) tensor_map_encode;
+};
+
+int driver_load(struct driver_calls *out, struct error *err);
 
 #ifdef TPRUN_NCCL
 /* Whether these headers know of buffers in symmetric windows. */

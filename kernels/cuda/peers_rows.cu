@@ -69,6 +69,7 @@ __global__ void __launch_bounds__(THREADS, 2) rows_kernel(const __grid_constant_
 	const int first = (int)((int64_t)p.tokens * p.wait.rank / ranks);
 	const int end = (int)((int64_t)p.tokens * (p.wait.rank + 1) / ranks);
 
+	allow_next();
 	wait_for_previous();
 	peer_time(p.wait, tid, true);
 	if (blockIdx.x == 0) {

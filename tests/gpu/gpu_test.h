@@ -191,6 +191,14 @@ static inline void without_parts(void (*cases)(void))
 	with_parts(true);
 }
 
+/* Cases with gemm.cu for all that its kernels can take, however few multiprocessors that keeps busy. */
+static inline void through_gemm(void (*cases)(void))
+{
+	setenv("TPRUN_CUDA_GEMM", "0", 1);
+	cases();
+	unsetenv("TPRUN_CUDA_GEMM");
+}
+
 /* Arguments name the tests to run; none, all of them. */
 static inline bool asked(int argc, char **argv, const char *name)
 {

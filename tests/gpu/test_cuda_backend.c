@@ -159,6 +159,30 @@ static void blocks_match_float64(void)
 	sum_simply(false);
 }
 
+/* Rows that gemm.cu can take, with biases. */
+static void rows_of_eight_match_float64(void)
+{
+	for (int round = 0; round < 8; round++) {
+		struct reference_config c = reference_config_random((enum dtype)(1 + round % 2));
+		c.hidden = 8 * (int32_t)test_int(2, 40);
+		c.intermediate = 8 * group->size * (int32_t)test_int(1, 40);
+		c.head_dim = round % 4 < 2 ? 64 : 128;
+		c.attention_scale = 1.0f / sqrtf((float)c.head_dim);
+		c.biases = true;
+		c.query_key_norm = round > 5;
+		for (int32_t i = 0; i < c.head_dim / 2; i++)
+			c.rope_frequencies[i] = powf(10000.0f, -2.0f * (float)i / (float)c.head_dim);
+		compare_reference(c, (int)test_int(2, 4), 80, 3);
+	}
+}
+
+static void blocks_through_gemm_match_float64(void)
+{
+	sum_simply(true);
+	through_gemm(rows_of_eight_match_float64);
+	sum_simply(false);
+}
+
 static void many_sequences_match_float64(void)
 {
 	for (int dtype = 0; dtype < 3; dtype++)
@@ -343,6 +367,31 @@ static void small_batches_match_cpu(void)
 static void small_batches_unpacked_match_cpu(void)
 {
 	unpacked(small_batches_match_cpu);
+}
+
+/* Products of many tokens: gates and ups in tiles of each width, on one rank; the last block of a cluster with few tokens,
+ * or none; last tiles with few rows. */
+static void many_tokens_match_cpu(void)
+{
+	static const int32_t sizes[][5] = { /* hidden, head_dim, query heads, KV heads, intermediate */
+		{520, 64, 8, 4, 4224}, {1033, 128, 8, 2, 3960}, {4100, 128, 36, 12, 1000}, {264, 64, 24, 8, 1004},
+	};
+	for (int round = 0; round < 8; round++) {
+		const int32_t *size = sizes[round % 4];
+		struct large l = {.layers = 1, .hidden = size[0], .head_dim = size[1], .query_heads = size[2],
+				  .kv_heads = size[3], .intermediate = size[4], .vocab = 1008,
+				  .dtype = (enum dtype)(1 + round / 4), .query_key_norm = round == 2};
+		struct batch batches[] = {{1, 0, {(int)test_int(257, 300)}}, {3, 30, {(int)test_int(60, 80), 1, 9}},
+					  {.sequences = 20}};
+		for (int i = 0; i < 20; i++)
+			batches[2].lengths[i] = (int)test_int(1, 20);
+		compare_large(&l, batches, 3);
+	}
+}
+
+static void many_tokens_through_gemm_match_cpu(void)
+{
+	through_gemm(many_tokens_match_cpu);
 }
 
 static void long_prompt_matches_cpu(void)
@@ -539,12 +588,15 @@ int main(int argc, char **argv)
 	RUN_ASKED(blocks_match_float64);
 	RUN_ASKED(blocks_unpacked_match_float64);
 	RUN_ASKED(blocks_without_parts_match_float64);
+	RUN_ASKED(blocks_through_gemm_match_float64);
 	RUN_ASKED(many_sequences_match_float64);
 	RUN_ASKED(wide_rows_match_cpu);
 	RUN_ASKED(wide_rows_unpacked_match_cpu);
 	RUN_ASKED(wide_rows_without_parts_match_cpu);
 	RUN_ASKED(small_batches_match_cpu);
 	RUN_ASKED(small_batches_unpacked_match_cpu);
+	RUN_ASKED(many_tokens_match_cpu);
+	RUN_ASKED(many_tokens_through_gemm_match_cpu);
 	RUN_ASKED(long_prompt_matches_cpu);
 	RUN_ASKED(batch_of_33_matches_cpu);
 	RUN_ASKED(batch_of_256_matches_cpu);
