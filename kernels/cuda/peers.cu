@@ -292,7 +292,8 @@ static void open_mailboxes(struct cuda_backend *b, const struct peer_offer *offe
 		/* A GPU that this process may not see can be shared all the same. */
 		if (cudaDeviceGetByPCIBusId(&device, offers[i].address) != cudaSuccess)
 			cudaGetLastError();
-		else if (!fine(why, "cudaDeviceCanAccessPeer",
+		else if (device != b->options.device /* which calls itself no peer */ &&
+			 !fine(why, "cudaDeviceCanAccessPeer",
 			       cudaDeviceCanAccessPeer(&allowed, b->options.device, device)))
 			return;
 		if (!allowed)

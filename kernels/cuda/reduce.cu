@@ -8,7 +8,8 @@
  * NCCL is not even started where the memory serves: it is what a start takes longest for. The
  * environment variable TPRUN_REDUCE asks for "host", for "nccl" and nothing else, even on a
  * single rank, where it adds nothing but takes NCCL's way, or for "peer", with more ranks or a single
- * one too.
+ * one too, or with ranks that share a GPU: they take turns on it and wait for one another's, which is
+ * slow, but tests what several GPUs run.
  *
  * Over NCCL 16-bit models send 16-bit values. NCCL adds them in an order fixed by the number
  * of ranks and the size, so a run repeats bit for bit; its kernels over symmetric windows add
@@ -117,10 +118,10 @@ static int plan_reduce(struct cuda_backend *b, struct reduce_plan *plan, struct 
 		goto done;
 	if (g->rank == 0) {
 		const size_t room = sizeof plan->host_why;
-		bool apart = !reduce_asked("host") && !gpus_shared(offers, g->size, plan->host_why, room);
-		bool host = !apart || nccl_missing(offers, g->size, plan->host_why, room);
+		bool asked = reduce_asked("host"), shared = !asked && gpus_shared(offers, g->size, plan->host_why, room);
+		bool host = asked || shared || nccl_missing(offers, g->size, plan->host_why, room);
 		/* Memory that serves few tokens alone goes with NCCL alone: the host's sums are not recorded. */
-		bool memory = apart && (!host || rows_fit(b));
+		bool memory = !asked && (!shared || reduce_asked("peer")) && (!host || rows_fit(b));
 		if ((host && reduce_asked("nccl")) || (!memory && reduce_asked("peer"))) {
 			error_usage(err, "TPRUN_REDUCE=%s: %s", getenv("TPRUN_REDUCE"), plan->host_why);
 			goto done;

@@ -72,7 +72,7 @@ static bool host_sums(void)
 	struct error err = {0};
 	int gpus = 0;
 	CHECK_OK(cuda_device_count(&gpus, &err), &err);
-	return group->size > 1 && (gpus < group->local_size || (asked && !strcmp(asked, "host")));
+	return group->size > 1 && (asked ? !strcmp(asked, "host") : gpus < group->local_size);
 }
 
 static void replay_and_repeat_give_the_same_bits(void)
