@@ -141,7 +141,7 @@ $(BUILD)/fuzz/%: tests/fuzz/fuzz_%.c $(LIBRARY)
 # ---- what is missing is installed -------------------------------------------------------------
 DEBS := gcc make pkg-config openmpi-bin libopenmpi-dev libhwloc-dev libjansson-dev \
 	libpcre2-dev libutf8proc-dev
-TEST_DEBS := clang libomp-dev python3
+TEST_DEBS := clang libomp-dev python3 gnuplot-nox
 SLURM_DEBS := slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge iproute2 python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -n)
 install-debs = missing=$$(for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \

@@ -303,11 +303,6 @@ static size_t shared_bytes(int width)
 	return (size_t)stages * (size_t)(INPUT_BYTES + width * DEPTH * 2) + SWIZZLE;
 }
 
-static int divide_up(int a, int b)
-{
-	return (a + b - 1) / b;
-}
-
 /* Rounds of tiles that a kernel's beginning and end are taken for, beside which nothing is multiplied: with it the share
  * decides as H200s do between these kernels and cuBLAS, from 512 to 2,048 tokens of whole, halved and quartered matrices. */
 static const double EDGES = 0.3;

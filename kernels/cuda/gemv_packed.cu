@@ -440,11 +440,6 @@ struct packed_plan {
 	size_t shared;
 };
 
-static int divide_up(int a, int b)
-{
-	return (a + b - 1) / b;
-}
-
 static struct packed_plan plan_of(const struct cuda_backend *b, const struct gemv *p, const struct packed_matrix *q)
 {
 	struct packed_plan plan = {gemv_rows_of(p), *q, {}, 0, 0};

@@ -230,6 +230,11 @@ template <typename T> static inline T *at(const struct cuda_backend *b, uint64_t
 	return (T *)(b->workspace + offset);
 }
 
+static inline int divide_up(int a, int b)
+{
+	return (a + b - 1) / b;
+}
+
 /* A tensor of a layer, by its offset within the layer. */
 template <typename T>
 static inline T *layer_at(const struct cuda_backend *b, int32_t layer, uint64_t offset)

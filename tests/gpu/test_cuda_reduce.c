@@ -153,10 +153,7 @@ static void peers_agree_with_the_host(void)
 
 static void peers_without_parts_agree_with_the_host(void)
 {
-	if (own_gpus())
-		without_parts(peers_agree_with_the_host);
-	else
-		SKIP("ranks share GPUs, and take long");
+	without_parts(peers_agree_with_the_host);
 }
 
 static void nccl_agrees_with_the_host(void)
