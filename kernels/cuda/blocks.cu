@@ -175,32 +175,38 @@ int block_attend(struct backend *base, int32_t layer, struct error *err)
 	       attend_launch(b, layer, err) ? -1 : 0;
 }
 
+/* A product of the step's tokens that has the length of the residual. */
+static struct gemv projection(const struct cuda_backend *b, const void *weights, struct cuda_rows input, int columns)
+{
+	struct gemv g = {};
+	g.weights = weights;
+	g.rows = b->options.shape.hidden;
+	g.columns = columns;
+	g.tokens = b->step.tokens;
+	g.input = input.data;
+	g.target_stride = b->layout.hidden_stride;
+	return g;
+}
+
 /* project where the step's sums go through the peers' memory: whoever wants the residual next takes
  * the sum. */
 static int project_to_peers(struct cuda_backend *b, const void *weights, struct cuda_rows input, int columns,
 			    const float *bias, struct error *err)
 {
-	int hidden = b->options.shape.hidden, stride = b->layout.hidden_stride, tokens = b->step.tokens;
 	float *partial = at<float>(b, b->layout.part);
 
 	if (peers_begin_sum(b, true, bias, err))
 		return -1;
 	if (columns == 0)
 		return peers_push(b, NULL, err);
-	struct gemv g = {};
-	g.weights = weights;
-	g.rows = hidden;
-	g.columns = columns;
-	g.tokens = tokens;
-	g.input = input.data;
-	if (gemv_fits(b, tokens, columns)) {
+	struct gemv g = projection(b, weights, input, columns);
+	if (gemv_fits(b, g.tokens, columns)) {
 		g.output = OUTPUT_PEERS;
 		g.sum = b->residual.sum;
 		return gemv_launch(b, &g, err);
 	}
 	g.output = OUTPUT_FLOAT;
 	g.target = partial;
-	g.target_stride = stride;
 	return product(b, &g, err) || peers_push(b, partial, err) ? -1 : 0;
 }
 
@@ -209,7 +215,7 @@ static int project_to_peers(struct cuda_backend *b, const void *weights, struct 
 static int project(struct cuda_backend *b, const void *weights, struct cuda_rows input, int columns,
 		   const float *bias, const float *norm, struct error *err)
 {
-	int hidden = b->options.shape.hidden, stride = b->layout.hidden_stride, tokens = b->step.tokens;
+	int stride = b->layout.hidden_stride, tokens = b->step.tokens;
 	bool alone = b->reduce == REDUCE_NONE, is_float = true, published = true;
 	void *out = alone ? b->residual.at : reduce_buffer(b, &is_float);
 
@@ -219,15 +225,9 @@ static int project(struct cuda_backend *b, const void *weights, struct cuda_rows
 		if (!alone && zero_launch(b, out, (size_t)tokens * (size_t)stride * (is_float ? 4 : 2), err))
 			return -1;
 	} else {
-		struct gemv g = {};
-		g.weights = weights;
-		g.rows = hidden;
-		g.columns = columns;
-		g.tokens = tokens;
-		g.input = input.data;
+		struct gemv g = projection(b, weights, input, columns);
 		g.output = alone ? OUTPUT_ADD : is_float ? OUTPUT_FLOAT : OUTPUT_DTYPE;
 		g.target = out;
-		g.target_stride = stride;
 		g.publish = !alone;
 		published = gemv_fits(b, tokens, columns);
 		if (alone && published) {

@@ -2,7 +2,8 @@
 # What needs GPUs: every block of the CUDA backend against the CPU backend, packed weights, whole steps, and sums over
 # the ranks one way and another, on 1 to 4 ranks, the golden models, what a user meets, and faults. Where there are
 # fewer GPUs than ranks, ranks share them and add through host memory; that is told, because it is another
-# path than between GPUs, and some cases go the latter's way besides, in turns. The CPU backend is the judge and wants its cores: ranks are not bound.
+# path than between GPUs, and some cases go the latter's way besides, in turns. The CPU backend is the judge and
+# wants its cores: ranks are not bound.
 # TEST_TIMES=1 tells what each case of theirs takes.
 #   TPRUN=build/tprun TESTS=build/tests/gpu FAULTS=build/faults-gpu/tprun SHARED=../shared run.sh
 set -u

@@ -4,56 +4,7 @@
  * On one rank, or on several under mpirun, with or without a GPU for each.
  */
 #define TEST_SUITE "cuda_backend"
-#include "tests/gpu/gpu_test.h"
-
-/* ---- the table of errors ----------------------------------------------------------------- */
-
-static const char *const place_names[PLACES] = {
-	"embed", "qkv", "attend", "project_attention", "gate_up", "project_mlp", "logits",
-};
-
-struct table_entry {
-	double absolute, relative; /* largest |a-b|; ‖a-b‖/‖b‖ */
-	long values;
-};
-static struct table_entry table[2][3][PLACES]; /* [judge: float64 or CPU][dtype] */
-
-/* Compares `count` values and notes the errors. An empty part has none. */
-static void note(int judge, enum dtype dtype, int place, const float *have, const float *want, size_t count)
-{
-	double difference = 0, size = 0, largest = 0;
-	for (size_t i = 0; i < count; i++) {
-		double d = (double)have[i] - want[i];
-		if (!isfinite(have[i]))
-			d = INFINITY;
-		difference += d * d;
-		size += (double)want[i] * want[i];
-		largest = fmax(largest, fabs(d));
-	}
-	double relative = size > 0 ? sqrt(difference / size) : sqrt(difference);
-	struct table_entry *e = &table[judge][dtype][place];
-	e->absolute = fmax(e->absolute, largest);
-	e->relative = fmax(e->relative, relative);
-	e->values += (long)count;
-	/* A few values may all be small beside what they are made of, by chance, and their errors are not. */
-	double most = bound(dtype) * (1 + 8.0 / (double)(count + 1));
-	CHECK_MSG(relative <= most, "rank %d, %s in %s: ‖a-b‖/‖b‖ %.3g, largest %.3g, %zu values",
-		  group->rank, place_names[place], dtype_name(dtype), relative, largest, count);
-}
-
-static void print_table(void)
-{
-	static const char *const judges[] = {"float64", "cpu"};
-	printf("%-8s %-9s %-18s %12s %12s %12s\n", "judge", "dtype", "block", "largest", "relative", "values");
-	for (int j = 0; j < 2; j++)
-		for (int d = 0; d < 3; d++)
-			for (int p = 0; p < PLACES; p++)
-				if (table[j][d][p].values)
-					printf("%-8s %-9s %-18s %12.3g %12.3g %12ld\n", judges[j],
-					       dtype_name((enum dtype)d), place_names[p],
-					       table[j][d][p].absolute, table[j][d][p].relative,
-					       table[j][d][p].values);
-}
+#include "tests/gpu/error_table.h"
 
 /* ---- against float64 ----------------------------------------------------------------------- */
 
@@ -143,17 +94,22 @@ static void compare_reference(struct reference_config c, int sequences, int capa
 	reference_close(&model);
 }
 
+static void set_head_dim(struct reference_config *c, int32_t head_dim)
+{
+	c->head_dim = head_dim;
+	c->attention_scale = 1.0f / sqrtf((float)head_dim);
+	for (int32_t i = 0; i < head_dim / 2; i++)
+		c->rope_frequencies[i] = powf(10000.0f, -2.0f * (float)i / (float)head_dim);
+}
+
 static void blocks_match_float64(void)
 {
 	static const int32_t head_dims[] = {8, 10, 32, 64, 80, 128, 256};
 	for (int round = 0; round < 21; round++) {
 		struct reference_config c = reference_config_random((enum dtype)(round % 3));
-		int32_t head_dim = c.head_dim = head_dims[round / 3];
+		set_head_dim(&c, head_dims[round / 3]);
 		/* Every size adds up as users' runs do in one type, in another on each number of ranks. */
 		sum_simply((round / 3 + round + group->size) % 3);
-		c.attention_scale = 1.0f / sqrtf((float)head_dim);
-		for (int32_t i = 0; i < head_dim / 2; i++)
-			c.rope_frequencies[i] = powf(10000.0f, -2.0f * (float)i / (float)head_dim);
 		compare_reference(c, (int)test_int(1, 4), 80, 3);
 	}
 	sum_simply(false);
@@ -166,12 +122,9 @@ static void rows_of_eight_match_float64(void)
 		struct reference_config c = reference_config_random((enum dtype)(1 + round % 2));
 		c.hidden = 8 * (int32_t)test_int(2, 40);
 		c.intermediate = 8 * group->size * (int32_t)test_int(1, 40);
-		c.head_dim = round % 4 < 2 ? 64 : 128;
-		c.attention_scale = 1.0f / sqrtf((float)c.head_dim);
+		set_head_dim(&c, round % 4 < 2 ? 64 : 128);
 		c.biases = true;
 		c.query_key_norm = round > 5;
-		for (int32_t i = 0; i < c.head_dim / 2; i++)
-			c.rope_frequencies[i] = powf(10000.0f, -2.0f * (float)i / (float)c.head_dim);
 		compare_reference(c, (int)test_int(2, 4), 80, 3);
 	}
 }

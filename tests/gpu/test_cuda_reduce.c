@@ -117,7 +117,8 @@ static void few_and_many_take_turns(const char *way, const char *other, const ch
 	for (int round = 0; round < ROUNDS; round++) {
 		struct large l = {.layers = 2, .hidden = sizes[round][0], .head_dim = 64, .query_heads = 8,
 				  .kv_heads = 4, .intermediate = sizes[round][1], .vocab = 501,
-				  .query_key_norm = round % 5 == 1, .dtype = (enum dtype)(round < 3 ? round : round == 3 ? DTYPE_BF16 : test_int(0, 2))};
+				  .query_key_norm = round % 5 == 1,
+				  .dtype = (enum dtype)(round < 3 ? round : round == 3 ? DTYPE_BF16 : test_int(0, 2))};
 		if (by_turns && l.hidden % 8)
 			continue; /* other rows want NCCL for many tokens */
 		struct backend_shape s = large_shape(&l);
